@@ -1,0 +1,89 @@
+"""Options: ways to make a network cheaper at one kind of site, and the statistics they need."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from allot.part import Part
+from allot.site import Graph, Site, Touch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistic(Part):
+    """Something to be known of the tensor that enters or leaves a module.
+
+    module, role: where ("in" or "out").  `update` folds one batch into the state (None at the
+    start); the state of the whole data must not depend on how it was cut into batches.
+    """
+
+    module: str
+    role: str
+
+    @abstractmethod
+    def update(self, state: Tensor | None, x: Tensor) -> Tensor: ...
+
+
+Stats = Mapping[Statistic, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What an option does to the bill of every layer in reach.
+
+    stored_bits, compute_bits: of one element.  keep: how many of the site's classes stay
+    (channels; -1 where the option does not touch width).  row_bytes: scales and zero points, per
+    row (output channel) of a weight.
+    """
+
+    stored_bits: float = 32.0
+    compute_bits: float = 32.0
+    keep: int = -1
+    row_bytes: int = 0
+
+
+class Option(Part):
+    """One way to make a network cheaper at a site of `kind`.
+
+    level: order in which options that meet in one module are applied: structure (0) before
+    numbers (1) before wrappers (2); the order inside a plan never matters.
+    """
+
+    kind: ClassVar[str]
+    level: ClassVar[int]
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """Short name as users type it: "W4", "A8", "keep0.75", "float"."""
+
+    @abstractmethod
+    def effect(self, site: Site) -> Effect: ...
+
+    @abstractmethod
+    def needs(self, site: Site, graph: Graph) -> tuple[Statistic, ...]:
+        """Statistics of the original network that `apply` reads."""
+
+    @abstractmethod
+    def apply(
+        self, module: nn.Module, *, touch: Touch, site: Site, graph: Graph, stats: Stats
+    ) -> nn.Module:
+        """A module to stand in for `module` at `touch`; `module` itself is left as it is."""
+
+    @property
+    def is_original(self) -> bool:
+        """True for the option that changes nothing."""
+        return False
+
+
+def count(shape: torch.Size | tuple[int, ...]) -> int:
+    """Number of elements of a shape."""
+    n = 1
+    for s in shape:
+        n *= int(s)
+    return n
