@@ -47,6 +47,19 @@ class Effect:
     row_bytes: int = 0
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Coded:
+    """What is stored of a layer with a coded weight: codes [out, ...] int8, scale [out] signed,
+    bias [out]; value = scale * code.  layer: the convolution or linear it stands for.
+    """
+
+    layer: nn.Conv2d | nn.Linear
+    codes: Tensor
+    scale: Tensor
+    bias: Tensor
+    bits: int
+
+
 class Option(Part):
     """One way to make a network cheaper at a site of `kind`.
 

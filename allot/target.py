@@ -60,5 +60,9 @@ class Target(Part):
         """Widths of integer activations it computes with."""
 
     @abstractmethod
+    def computes(self, weight_bits: float, input_bits: float) -> tuple[float, float]:
+        """Bits of the format in which a layer with this weight and input format computes."""
+
+    @abstractmethod
     def open(self, onnx: bytes, *, workload: Workload) -> Session:
         """The network of an ONNX file, float parts in float32; raises MissingError."""

@@ -1,0 +1,237 @@
+"""Artefact: one folder with packed weights, graph, plan and proof; checked whole when opened."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from allot import part
+from allot import plan as plans
+from allot.errors import ArtefactError, DataError
+from allot.files import json_bytes, read_json, write_bytes
+from allot.onnx_graph import load_proto
+from allot.packed import Packed, pack, unpack
+from allot.plan import Plan
+from allot.site import Graph
+from allot.target import Arrays, Session, Target, Workload
+
+VERSION = 1
+MANIFEST = "artefact.json"
+WEIGHTS, GRAPH, LAYOUT = "weights.safetensors", "graph.onnx", "layout.json"
+PLAN, SUMMARY = "plan.json", "summary.json"
+NEEDED = (WEIGHTS, GRAPH, LAYOUT, PLAN, SUMMARY)
+
+
+def write_weights(folder: Path, onnx: bytes, deployed: nn.Module, graph: Graph) -> int:
+    """Packs the exported network into three files of the folder; the bytes of the packed weights.
+
+    They belong to no artefact until `seal` names them.
+    """
+    packed = pack(onnx, deployed, graph)
+    unseal(folder)
+    write_bytes(folder / WEIGHTS, packed.weights)
+    write_bytes(folder / GRAPH, packed.graph)
+    write_bytes(folder / LAYOUT, packed.layout)
+    return len(packed.weights)
+
+
+def read_weights(folder: Path) -> bytes:
+    """The complete ONNX file of a folder; raises ArtefactError where it is damaged."""
+    data = [_read(folder, name) for name in (WEIGHTS, GRAPH, LAYOUT)]
+    return unpack(Packed(weights=data[0], graph=data[1], layout=data[2]))
+
+
+def write_artefact(
+    folder: Path,
+    *,
+    onnx: bytes,
+    deployed: nn.Module,
+    graph: Graph,
+    documents: Mapping[str, Any],
+) -> int:
+    """Writes a whole artefact; the bytes of its packed weights.
+
+    documents: file name -> text or bytes, or data that becomes JSON; plan.json and summary.json
+    must be among them. The manifest goes first and comes last: a folder that a kill left between
+    two artefacts is said to be unfinished, never taken for either.
+    """
+    size = write_weights(folder, onnx, deployed, graph)
+    for name, content in documents.items():
+        write_bytes(folder / name, _bytes(content))
+    seal(folder, [WEIGHTS, GRAPH, LAYOUT, *documents])
+    return size
+
+
+def add_documents(folder: Path, documents: Mapping[str, Any]) -> None:
+    """Writes more files into a checked artefact, or new versions of its JSON and HTML files."""
+    names = check(folder)
+    unseal(folder)
+    for name, content in documents.items():
+        write_bytes(folder / name, _bytes(content))
+    seal(folder, [*names, *documents])
+
+
+def _bytes(content: Any) -> bytes:
+    if isinstance(content, bytes):
+        return content
+    return content.encode() if isinstance(content, str) else json_bytes(content)
+
+
+def unseal(folder: Path) -> None:
+    """Takes the manifest away: what the folder holds is no artefact from now on."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+
+
+def seal(folder: Path, names: list[str]) -> None:
+    """Writes the manifest over the named files: size and hash of each, and the format's version."""
+    lacking = [n for n in NEEDED if n not in names]
+    if lacking:
+        raise ArtefactError(f"an artefact needs {', '.join(lacking)} too")
+    files = {n: _digest(_read(folder, n)) for n in sorted(set(names))}
+    write_bytes(
+        folder / MANIFEST,
+        json_bytes({"format": "allot artefact", "version": VERSION, "files": files}),
+    )
+
+
+def _digest(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _read(folder: Path, name: str) -> bytes:
+    path = folder / name
+    if Path(name).name != name or path.resolve().parent != folder.resolve():
+        raise ArtefactError(f"{name} leads out of {folder}; files of an artefact lie in its folder")
+    if not path.is_file():
+        raise ArtefactError(f"{folder} lacks {name}")
+    return path.read_bytes()
+
+
+def check(folder: Path) -> tuple[str, ...]:
+    """Names of an artefact's files, each whole and unchanged; raises ArtefactError otherwise."""
+    if not folder.is_dir():
+        raise ArtefactError(f"{folder} is not a folder")
+    if not (folder / MANIFEST).exists():
+        raise ArtefactError(f"{folder} holds no finished artefact: it has no {MANIFEST}")
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("format") != "allot artefact":
+        raise ArtefactError(f"{folder / MANIFEST} was not written by allot")
+    if manifest.get("version") != VERSION:
+        raise ArtefactError(
+            f"{folder} has artefact version {manifest.get('version')}; this allot reads {VERSION}"
+        )
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not set(NEEDED) <= set(files):
+        raise ArtefactError(f"{folder / MANIFEST} does not name {', '.join(NEEDED)}")
+    for name, want in files.items():
+        _check_file(name, _digest(_read(folder, name)), want)
+    return tuple(files)
+
+
+def _check_file(name: str, got: Mapping[str, Any], want: Any) -> None:
+    size = want.get("bytes") if isinstance(want, dict) else None
+    if got["bytes"] != size:
+        raise ArtefactError(f"{name} has {got['bytes']} bytes where {size} were written")
+    if got != want:
+        raise ArtefactError(f"{name} was changed after it was written: its hash differs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """An opened artefact. summary: what summary.json says."""
+
+    folder: Path
+    plan: Plan
+    summary: Mapping[str, Any]
+
+    def onnx(self) -> bytes:
+        """The complete ONNX file, coded weights expanded to int8."""
+        return read_weights(self.folder)
+
+    def session(self, target: Target | None = None, workload: Workload | None = None) -> Session:
+        """The network loaded, by default in the target and workload it was made for."""
+        target = target or self._target()
+        return target.open(self.onnx(), workload=workload or self._workload())
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+        """Output name -> array; raises DataError for inputs that do not fit."""
+        check_inputs(inputs, self.summary["inputs"])
+        return self._session.run(inputs)
+
+    @cached_property
+    def _session(self) -> Session:
+        return self.session()
+
+    def _target(self) -> Target:
+        found = part.load(self.summary.get("target"))
+        if not isinstance(found, Target):
+            raise ArtefactError(f"{SUMMARY} names no target; give one to session()")
+        return found
+
+    def _workload(self) -> Workload:
+        given = self.summary.get("workload", {})
+        return Workload(batch=int(given.get("batch", 32)), threads=int(given.get("threads", 1)))
+
+
+def open_artefact(folder: str | Path) -> Artefact:
+    """The artefact of a folder; raises ArtefactError where a file is missing or changed."""
+    folder = Path(folder)
+    check(folder)
+    return Artefact(
+        folder=folder,
+        plan=plans.load(read_json(folder / PLAN)),
+        summary=read_json(folder / SUMMARY),
+    )
+
+
+def describe(onnx: bytes) -> dict[str, list[dict[str, Any]]]:
+    """Inputs and outputs of an ONNX file as summary.json lists them.
+
+    {"inputs": [{"name", "shape", "dtype"}], "outputs": [...]}; a free dim has the name of its size.
+    """
+    from onnx import helper
+
+    def entry(value: Any) -> dict[str, Any]:
+        kind = value.type.tensor_type
+        shape = [
+            d.dim_param or ("batch" if i == 0 else d.dim_value) if not d.dim_value else d.dim_value
+            for i, d in enumerate(kind.shape.dim)
+        ]
+        return {
+            "name": value.name,
+            "shape": shape,
+            "dtype": str(helper.tensor_dtype_to_np_dtype(kind.elem_type)),
+        }
+
+    graph = load_proto(onnx).graph
+    return {"inputs": [entry(v) for v in graph.input], "outputs": [entry(v) for v in graph.output]}
+
+
+def check_inputs(inputs: Arrays, wanted: list[dict[str, Any]]) -> None:
+    """Raises DataError unless names, dtypes, shapes and finiteness are what the network takes."""
+    names = [w["name"] for w in wanted]
+    if sorted(inputs) != sorted(names):
+        raise DataError(f"the network takes {', '.join(names)}; given were {', '.join(inputs)}")
+    for w in wanted:
+        x = inputs[w["name"]]
+        if str(x.dtype) != w["dtype"]:
+            raise DataError(f"{w['name']} has dtype {x.dtype}; the network takes {w['dtype']}")
+        fixed = [n for n in w["shape"]]
+        if len(x.shape) != len(fixed) or any(
+            isinstance(n, int) and n != m for n, m in zip(fixed, x.shape, strict=True)
+        ):
+            raise DataError(f"{w['name']} has shape {list(x.shape)}; the network takes {fixed}")
+        if not x.size:
+            raise DataError(f"{w['name']} is empty")
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
+            raise DataError(f"{w['name']} holds values that are not finite")
+    if len({len(inputs[n]) for n in names}) > 1:
+        raise DataError(f"inputs {', '.join(names)} differ in their number of samples")

@@ -1,0 +1,77 @@
+"""Check: what a task must be before long work starts; one clear sentence where it is not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from allot.errors import DataError, InputError
+from allot.ledger import sample_digests
+from allot.task import Data, Inputs, Task, take
+
+
+def check(task: Task) -> None:
+    """Raises DataError for sets that are empty, misshapen, not finite, mislabelled or not disjoint.
+
+    Weights, determinism and the fit of the example are checked by `trace`, which runs the network.
+    """
+    sets = {"calibrate": task.calibrate, "search": task.search, "certify": task.certify}
+    for name, data in sets.items():
+        _check_set(name, data)
+    shapes = {name: _shape(data.inputs) for name, data in sets.items()}
+    if len(set(shapes.values())) > 1:
+        said = "; ".join(f"{n} {s}" for n, s in shapes.items())
+        raise DataError(f"samples of the three sets differ in shape: {said}")
+    _check_disjoint(sets)
+
+
+def _check_set(name: str, data: Data) -> None:
+    if len(data) == 0:
+        raise DataError(f"the {name} set is empty; it needs at least one sample")
+    for key, x in _tensors(data.inputs).items():
+        if len(x) != len(data):
+            raise DataError(f"{name} input {key} has {len(x)} samples, the first has {len(data)}")
+        if x.is_floating_point() and not bool(x.isfinite().all()):
+            bad = int((~x.isfinite().flatten(1).all(1)).sum())
+            raise DataError(f"{bad} samples of the {name} set hold NaN or infinite values")
+    if data.labels is not None and len(data.labels) != len(data):
+        raise DataError(f"the {name} set has {len(data)} samples and {len(data.labels)} labels")
+
+
+def _check_disjoint(sets: dict[str, Data]) -> None:
+    seen: dict[str, str] = {}
+    for name, data in sets.items():
+        digests = set(sample_digests(data.inputs))
+        for other in sorted({seen[d] for d in digests if d in seen}):
+            shared = sum(seen.get(d) == other for d in digests)
+            raise DataError(
+                f"{shared} samples are in the {other} set and in the {name} set; a certificate "
+                "needs sets that share no sample"
+            )
+        seen |= dict.fromkeys(digests, name)
+
+
+def check_forward(task: Task) -> None:
+    """Raises DataError unless the divergence and the metric work on what the network puts out."""
+    data = task.search.subset(slice(0, 2))
+    with torch.no_grad():
+        output = task.forward(task.model, take(data.inputs, slice(0, 2)))
+    try:
+        divergence = task.divergence(output, output)
+        labels = output.argmax(1) if data.labels is None else data.labels
+        score = task.score(output, labels)
+    except (RuntimeError, IndexError, ValueError) as e:
+        raise DataError(
+            f"the task's divergence or score does not take outputs {list(output.shape)}: {e}"
+        ) from e
+    for name, x in (("divergence", divergence), ("score", score)):
+        if x.shape != (len(data),):
+            raise InputError(f"the task's {name} must be [n]; for n = 2 it is {list(x.shape)}")
+
+
+def _tensors(inputs: Inputs) -> dict[str, Tensor]:
+    return {"": inputs} if isinstance(inputs, Tensor) else inputs
+
+
+def _shape(inputs: Inputs) -> str:
+    return ", ".join(f"{k or 'input'} {list(x.shape[1:])}" for k, x in _tensors(inputs).items())

@@ -1,0 +1,140 @@
+"""Deploy: a planned network in the form that is stored and exported, its norms folded."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from allot.deployed import (
+    CodedLayer,
+    DeployedLayer,
+    EdgeQuant,
+    ExpandedLayer,
+    FloatLayer,
+    ScaleShift,
+)
+from allot.errors import ModelError
+from allot.num.formats import rowwise
+from allot.options.standins import QuantizedInput, QuantizedLayer, QuantizedOutput
+from allot.site import Graph, Layer
+from allot.sweep import find, rewrapped, unwrapped
+
+
+def fold_norm(norm: nn.Module | None, channels: int) -> tuple[Tensor, Tensor]:
+    """gain, shift [channels] with norm(x) = gain * x + shift in eval mode; 1 and 0 for no norm."""
+    if norm is None or isinstance(norm, nn.Identity):
+        return torch.ones(channels), torch.zeros(channels)
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_var is None:
+        raise ModelError(f"{type(norm).__name__} cannot be folded; a batch norm in eval mode can")
+    assert norm.running_mean is not None
+    gain = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.affine:
+        gain = gain * norm.weight.detach().double()
+    shift = -norm.running_mean.double() * gain
+    if norm.affine:
+        shift = shift + norm.bias.detach().double()
+    return gain.float(), shift.float()
+
+
+def deploy(planned: nn.Module, graph: Graph) -> nn.Module:
+    """A copy of the planned network in the form that is stored and exported, in eval mode.
+
+    Batch norms that follow a layer are folded, others become a scale and a shift, coded layers
+    hold their codes, edges quantize with
+    the operators of the exported graph; modules that the graph does not know stay as they are.
+    """
+    model = copy.deepcopy(planned).eval().requires_grad_(False)
+    integer = {x.module for x in graph.layers if _quantized_input(model, x, graph)}
+    for layer in graph.layers:
+        _replace(model, layer.module, _deployed(model, layer, layer.module in integer))
+        if layer.norm:
+            _replace(model, layer.norm, nn.Identity())
+    for name in set(graph.norms) - {x.norm for x in graph.layers}:
+        norm = unwrapped(find(model, name))
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            gain, shift = fold_norm(norm, norm.num_features)
+            _replace(model, name, ScaleShift(scale=gain, shift=shift))
+    return _with_edges(model)
+
+
+def _quantized_input(model: nn.Module, layer: Layer, graph: Graph) -> bool:
+    """Whether the tensor that the layer reads has 8-bit codes in an integer kernel's reach."""
+    if not layer.input:
+        return False
+    touch = graph.site(layer.input).touches[0]
+    kind = QuantizedInput if touch.role == "in" else QuantizedOutput
+    module = find(model, touch.module)
+    while getattr(module, "is_wrapper", False):
+        if isinstance(module, kind):
+            return True
+        module = module.inner  # type: ignore[assignment]
+    return False
+
+
+def _deployed(model: nn.Module, layer: Layer, integer: bool) -> nn.Module:
+    module = unwrapped(find(model, layer.module))
+    norm = unwrapped(find(model, layer.norm)) if layer.norm else None
+    has_bias = layer.bias or bool(layer.norm)
+    if isinstance(module, QuantizedLayer):
+        out = module.scale.shape[0]
+        coded = module.coded(*fold_norm(norm, out))
+        kind = DeployedLayer if integer else ExpandedLayer
+        return kind(coded, bias=coded.bias if has_bias else None)
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        weight = module.weight.detach()
+        gain, shift = fold_norm(norm, weight.shape[0])
+        bias = shift if module.bias is None else shift + gain * module.bias.detach()
+        return FloatLayer(
+            module, weight=weight * rowwise(gain, weight), bias=bias if has_bias else None
+        )
+    raise ModelError(f"{layer.module} is a {type(module).__name__}, which has no deployed form")
+
+
+def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
+    """Puts a module in the place of the innermost one of a name, wrappers kept; in place."""
+    parent_name, _, child = name.rpartition(".")
+    parent = unwrapped(find(model, parent_name))
+    old = parent._modules[child]
+    assert old is not None
+    parent._modules[child] = rewrapped(old, new)
+
+
+def _with_edges(module: nn.Module) -> nn.Module:
+    """The module with every quantizing wrapper in its exported form, changed in place inside."""
+    for name, child in module._modules.items():
+        if child is not None:
+            module._modules[name] = _with_edges(child)
+    if isinstance(module, QuantizedInput | QuantizedOutput):
+        role = "in" if isinstance(module, QuantizedInput) else "out"
+        return EdgeQuant(
+            module.inner,
+            role=role,
+            scale=module.scale,
+            zero_point=module.zero_point,
+            bits=module.bits,
+        )
+    return module
+
+
+def named_layers(deployed: nn.Module) -> dict[str, FloatLayer | CodedLayer]:
+    """Name in the original network -> its deployed layer, in order of the modules."""
+    found = {}
+    for path, module in deployed.named_modules():
+        if isinstance(module, FloatLayer | CodedLayer):
+            found[original_name(deployed, path)] = module
+    return found
+
+
+def original_name(model: nn.Module, path: str) -> str:
+    """The name in the original network of a module or tensor path: wrappers add no part."""
+    module: nn.Module | None = model
+    parts = []
+    for part in path.split(".") if path else ():
+        if not getattr(module, "is_wrapper", False):
+            parts.append(part)
+        elif part != "inner":
+            parts.append(part)
+        module = None if module is None else module._modules.get(part)
+    return ".".join(parts)

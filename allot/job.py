@@ -1,0 +1,103 @@
+"""Job: what was asked for, as data that can be written down and compared when a job resumes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from allot.errors import InputError
+from allot.target import Workload
+
+BILLS = ("size", "bitops", "latency")
+_UNITS = {
+    "size": {"": 1, "B": 1, "KB": 1e3, "KiB": 2**10, "MB": 1e6, "MiB": 2**20, "GB": 1e9},
+    "bitops": {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12},
+    "latency": {"s": 1, "ms": 1e-3, "us": 1e-6},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """An upper bound on a bill: a share of the original's, or an absolute number in base units."""
+
+    bill: str
+    value: float
+    relative: bool
+    text: str
+
+    def limit(self, original: float) -> float:
+        return self.value * original if self.relative else self.value
+
+
+def budget(text: str) -> Budget:
+    """The budget of a text like "size=12%", "size=40KB", "latency=4ms", "bitops=1.2G".
+
+    Raises InputError for an unknown bill or unit, a negative number or more than 100 %.
+    """
+    bill, _, amount = text.partition("=")
+    if bill not in BILLS:
+        raise InputError(f"--budget {text}: {bill!r} is no bill; there are {', '.join(BILLS)}")
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(%|[A-Za-z]*)\s*", amount)
+    if not found:
+        raise InputError(f"--budget {text}: {amount!r} is no amount; give one like {bill}=12%")
+    value, unit = float(found[1]), found[2]
+    if unit == "%":
+        if value > 100:
+            raise InputError(f"--budget {text}: more than the original itself; give at most 100%")
+        return Budget(bill=bill, value=value / 100, relative=True, text=amount)
+    if unit not in _UNITS[bill]:
+        units = ", ".join(u for u in _UNITS[bill] if u)
+        raise InputError(f"--budget {text}: {unit!r} is no unit of {bill}; use % or {units}")
+    return Budget(bill=bill, value=value * _UNITS[bill][unit], relative=False, text=amount)
+
+
+def budgets(texts: Sequence[str]) -> tuple[Budget, ...]:
+    """All budgets; of two for the same bill the job would have to drop one, so that is refused."""
+    found = tuple(budget(t) for t in texts)
+    names = [b.bill for b in found]
+    twice = [n for n in names if names.count(n) > 1]
+    if twice:
+        raise InputError(f"two budgets for {twice[0]}; give one")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The settings that a result depends on."""
+
+    task: str
+    graph: str
+    weights: str
+    budgets: tuple[str, ...]
+    max_drop: float
+    axes: tuple[str, ...]
+    target: str
+    workload: Workload
+    seed: int
+    pins: tuple[tuple[str, str], ...] = ()
+    excludes: tuple[str, ...] = ()
+
+    def dump(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "budgets": list(self.budgets),
+            "axes": list(self.axes),
+            "pins": [list(p) for p in self.pins],
+            "excludes": list(self.excludes),
+        }
+
+    def differs(self, other: Mapping[str, Any]) -> list[str]:
+        """Names of the settings in which a job written down differs from this one."""
+        mine = self.dump()
+        return [k for k in mine if mine[k] != other.get(k)]
+
+
+def say(bill: str, value: float) -> str:
+    """A bill for people: "129.4 KB", "4.10 ms", "1.30 G BitOPs"."""
+    if bill == "latency":
+        return f"{1e3 * value:.3g} ms"
+    if bill == "size":
+        return f"{value / 1e3:.4g} KB" if value < 1e6 else f"{value / 1e6:.4g} MB"
+    return f"{value / 1e9:.4g} G BitOPs"

@@ -1,0 +1,160 @@
+"""The one route to ONNX: a deployed network as a file that any runtime opens."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from allot.errors import MissingError, ModelError
+from allot.task import Inputs
+
+OPSET = 18
+
+
+def to_onnx(
+    deployed: nn.Module,
+    example: Inputs,
+    *,
+    input_names: Sequence[str] = ("input",),
+    output_names: Sequence[str] = ("output",),
+) -> bytes:
+    """The network as ONNX bytes with a free batch size; tensors keep their names of state_dict.
+
+    example: a batch of at least two samples (one would be frozen into the file).
+    Raises ModelError where torch cannot export the network, MissingError without onnxscript.
+    """
+    # its operators must be known before the exporter lists what it can translate
+    import torch.ao.quantization.fx._decomposed
+
+    model = deployed.eval()
+    args: tuple[Tensor, ...] = (example,) if isinstance(example, Tensor) else ()
+    named = {} if isinstance(example, Tensor) else example
+    batch = torch.export.Dim.DYNAMIC
+    free: Any = ({0: batch},) if args else {k: {0: batch} for k in named}
+    with _quiet():
+        program = _export(model, args, named, free, input_names, output_names)
+        if program is None:
+            raise ModelError("torch exported no ONNX program for this network")
+        return _tidied(program.model, set(model.state_dict()))
+
+
+def _export(
+    model: nn.Module,
+    args: tuple[Tensor, ...],
+    named: Mapping[str, Tensor],
+    free: Any,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+) -> Any:
+    try:
+        return torch.onnx.export(
+            model,
+            args,
+            kwargs=dict(named),
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+            optimize=False,  # its optimizer merges equal tensors, and with them their names
+            external_data=False,
+            dynamic_shapes=free,
+            input_names=list(input_names),
+            output_names=list(output_names),
+        )
+    except ModuleNotFoundError as e:
+        raise MissingError(f"{e.name} is needed for export: pip install 'allot[cpu]'") from e
+    except torch.onnx.OnnxExporterError as e:
+        first = str(e.__cause__ or e).strip().splitlines()[0]
+        raise ModelError(f"torch cannot export this network to ONNX: {first}") from e
+
+
+def _tidied(model: Any, state: set[str]) -> bytes:
+    """Constants folded, equal steps merged, tensors of `state` left alone; as bytes."""
+    import onnx
+    import onnx_ir
+    import onnx_ir.passes.common as passes
+    import onnxscript.optimizer
+
+    def foldable(node: Any) -> bool | None:
+        return False if any(x is not None and x.name in state for x in node.inputs) else None
+
+    _drop_empty_casts(model)
+    steps = (
+        passes.InlinePass(),
+        passes.RemoveUnusedNodesPass(),
+        # before constants are lifted: equal tensors of modules must keep their own names
+        passes.CommonSubexpressionEliminationPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.IdentityEliminationPass(),
+        passes.ClearMetadataAndDocStringPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+    )
+    onnxscript.optimizer.fold_constants(model, should_fold=foldable)
+    onnx_ir.passes.Sequential(*steps)(model)
+    model.producer_name, model.producer_version = "allot", ""
+    return onnx.ModelProto.SerializeToString(onnx_ir.to_proto(model), deterministic=True)
+
+
+def _drop_empty_casts(model: Any) -> None:
+    """Takes out casts to the type that the input already has, in place."""
+    for node in list(model.graph):
+        if node.op_type != "Cast" or node.inputs[0].dtype is None:
+            continue
+        if int(node.attributes["to"].as_int()) == int(node.inputs[0].dtype):
+            node.outputs[0].replace_all_uses_with(node.inputs[0])
+            model.graph.remove(node, safe=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's notes on its own progress and on absent libraries, kept back for a while."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def load_proto(data: bytes) -> Any:
+    """The parsed ONNX model (onnx.ModelProto); raises MissingError without onnx."""
+    try:
+        import onnx
+    except ModuleNotFoundError as e:
+        raise MissingError("onnx is not installed: pip install 'allot[cpu]'") from e
+    return onnx.load(io.BytesIO(data), load_external_data=False)
+
+
+def tap(onnx: bytes, layers: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
+    """The file with the output of every layer as a further output, and layer -> that output's name.
+
+    layers: layer -> the tensor of its that enters last (its bias, or its weight or codes where it
+    has none).  Layers whose tensor the graph lacks are left out.
+    """
+    from onnx import helper
+
+    proto = load_proto(onnx)
+    found = {}
+    for layer, tensor in layers.items():
+        name = tensor
+        for node in proto.graph.node:
+            if name in node.input:
+                name = node.output[0]
+                if node.op_type not in ("DequantizeLinear", "Transpose"):
+                    found[layer] = name
+                    break
+    known = {x.name for x in proto.graph.output}
+    new = [n for n in dict.fromkeys(found.values()) if n not in known]
+    proto.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in new)
+    return bytes(proto.SerializeToString(deterministic=True)), found

@@ -1,0 +1,1 @@
+"""Options: one file per axis, named as users name it."""

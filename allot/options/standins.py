@@ -1,0 +1,102 @@
+"""Stand-ins: modules that take a layer's place and compute what its cheap form will compute."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from allot.num.formats import Int, UInt, decode, encode, rowwise
+from allot.option import Coded
+
+
+class _RoundThrough(torch.autograd.Function):
+    """Nearest codes forward, the identity inside the grid backward (Bengio et al. 2013)."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, scale: Tensor, lo: int, hi: int) -> Tensor:
+        x = w / rowwise(scale, w)
+        ctx.save_for_backward((x >= lo - 0.5) & (x <= hi + 0.5))
+        return x.round().clamp(lo, hi) * rowwise(scale, w)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (inside,) = ctx.saved_tensors
+        return grads[0] * inside, None, None, None
+
+
+class QuantizedLayer(nn.Module):
+    """A convolution or linear whose weight is always on its grid; trainable straight-through.
+
+    inner: the layer with float weights (on the grid until someone trains them).
+    scale: [out], signed.
+    """
+
+    def __init__(self, *, inner: nn.Conv2d | nn.Linear, scale: Tensor, fmt: Int) -> None:
+        nn.Module.__init__(self)
+        self.inner = inner
+        self.fmt = fmt
+        self.scale: Tensor
+        self.register_buffer("scale", scale.detach().clone().float())
+
+    def codes(self) -> Tensor:
+        """Integer codes like the weight, as float."""
+        return encode(self.inner.weight.detach(), self.scale, self.fmt)
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = _RoundThrough.apply(self.inner.weight, self.scale, self.fmt.lo, self.fmt.hi)
+        if isinstance(self.inner, nn.Linear):
+            return nn.functional.linear(x, w, self.inner.bias)
+        return self.inner._conv_forward(x, w, self.inner.bias)
+
+    def affine(self, gain: Tensor, shift: Tensor) -> QuantizedLayer:
+        """The same codes with output gain * y + shift, both [out]; needs a bias to carry shift."""
+        inner, scale = copy.deepcopy(self.inner), self.scale * gain
+        with torch.no_grad():
+            inner.weight.copy_(decode(self.codes(), scale))
+            bias = torch.zeros_like(shift) if inner.bias is None else inner.bias * gain
+            inner.bias = nn.Parameter(bias + shift)
+        return QuantizedLayer(inner=inner, scale=scale, fmt=self.fmt)
+
+    def coded(self, gain: Tensor, shift: Tensor) -> Coded:
+        """What is stored when y = gain * x + shift, both [out], is folded in."""
+        bias = shift if self.inner.bias is None else shift + gain * self.inner.bias.detach()
+        return Coded(
+            layer=self.inner,
+            codes=self.codes().to(torch.int8),
+            scale=self.scale * gain,
+            bias=bias,
+            bits=self.fmt.bits,
+        )
+
+
+class _Edge(nn.Module):
+    """Quantizes a tensor at the boundary of `inner`, one scale for the whole tensor."""
+
+    is_wrapper: ClassVar[bool] = True
+
+    def __init__(self, *, inner: nn.Module, scale: float, zero_point: int, bits: int) -> None:
+        nn.Module.__init__(self)
+        self.inner = inner
+        self.scale, self.zero_point, self.bits = scale, zero_point, bits
+
+    def quantize(self, x: Tensor) -> Tensor:
+        return torch.fake_quantize_per_tensor_affine(
+            x, self.scale, self.zero_point, 0, UInt(bits=self.bits).hi
+        )
+
+
+class QuantizedInput(_Edge):
+    """`inner` after its first input was quantized."""
+
+    def forward(self, x: Tensor, *rest: Any) -> Any:
+        return self.inner(self.quantize(x), *rest)
+
+
+class QuantizedOutput(_Edge):
+    """`inner` whose output is quantized."""
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.quantize(self.inner(*inputs))

@@ -1,0 +1,179 @@
+"""Recover: repair a planned network on calibration data, in execution order, in one pass."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from allot.bank import Bank
+from allot.option import Option
+from allot.options.precision import Weight
+from allot.options.standins import QuantizedLayer
+from allot.options.statistics import gram_of
+from allot.options.width import kept_positions
+from allot.part import Part
+from allot.site import Graph
+from allot.sweep import Observer, observed, rewrapped, unwrapped
+from allot.task import Task, take
+
+# a correction may not stretch a channel by more than this: beyond it the channel is noise
+_MOST_GAIN = 4.0
+
+Moments = Mapping[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovery(Part):
+    """What repairs a planned network.
+
+    samples: calibration inputs it sees, as one batch.  matched: shift and scale every normalized
+    or biased layer so that mean and variance of its output equal the original's on the same
+    inputs (after Nagel et al. 2019 and Sun et al. 2019; matching to the original instead of
+    re-estimating is ours).  in_order: round every weight again, in execution order, for the
+    inputs that the already repaired network gives it (Frantar et al. 2022).
+    """
+
+    samples: int = 256
+    matched: bool = True
+    in_order: bool = False
+
+
+LIGHT = Recovery(samples=128)
+STRONG = Recovery(samples=512, in_order=True)
+
+
+def moments(task: Task, model: nn.Module, graph: Graph, *, samples: int) -> Moments:
+    """Mean and standard deviation [channels] of the output of every layer that is matched."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def observer(name: str) -> Observer:
+        def observe(x: Tensor) -> None:
+            found[name] = _moments(x)
+
+        return observe
+
+    hooks = {(name, "out"): [observer(name)] for name in matchable(graph)}
+    with observed(model, hooks), torch.no_grad():
+        task.forward(model, take(task.calibrate.inputs, slice(0, samples)))
+    return found
+
+
+def matchable(graph: Graph) -> tuple[str, ...]:
+    """Modules whose output can be shifted and scaled: norms, and biased layers without one."""
+    alone = {x.module for x in graph.layers if x.bias and not x.norm}
+    known = alone | set(graph.norms)
+    starts = [name for name, event in graph.order if event == "start" and name in known]
+    return tuple(name for name in dict.fromkeys(starts) if starts.count(name) == 1)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    rows = x.detach().transpose(0, 1).flatten(1).double()
+    return rows.mean(1), rows.std(1, correction=0)
+
+
+def recovered(
+    bank: Bank,
+    task: Task,
+    options: Mapping[str, Option],
+    *,
+    recovery: Recovery,
+    original: Moments,
+) -> dict[str, nn.Module]:
+    """Stand-ins of a plan after recovery; the bank's own encodings are left as they are.
+
+    original: `moments` of the original on the same samples.  A plan that changes nothing, and
+    everything before a plan's first change, stays exactly as it was.
+    """
+    standins = bank.standins(options)
+    if not standins:
+        return {}
+    observers: dict[tuple[str, str], list[Observer]] = {}
+    if recovery.in_order:
+        for name in [n for n, m in standins.items() if isinstance(unwrapped(m), QuantizedLayer)]:
+            standins[name] = _private(standins[name])
+            option = options[f"{name}.weight"]
+            assert isinstance(option, Weight)
+            rounder = _rounder(bank, name, options, option, standins[name])
+            observers[(name, "in")] = [rounder]
+    corrections: dict[str, tuple[Tensor, Tensor]] = {}
+    if recovery.matched:
+        for name in _after_change(bank.graph, set(standins)):
+            kept = kept_positions(name, options, graph=bank.graph, stats=bank.stats)
+            observers[(name, "out")] = [_matcher(name, original[name], kept, corrections)]
+    with bank.trial(standins) as model, observed(model, observers), torch.no_grad():
+        task.forward(model, take(task.calibrate.inputs, slice(0, recovery.samples)))
+    for name, (gain, shift) in corrections.items():
+        outer = standins.get(name, bank.module(name))
+        standins[name] = rewrapped(outer, affine(unwrapped(outer), gain, shift))
+    return standins
+
+
+def _after_change(graph: Graph, touched: set[str]) -> list[str]:
+    """Matchable modules that run at or after the first touched one."""
+    names = [name for name, event in graph.order if event == "start"]
+    first = min(i for i, name in enumerate(names) if name in touched)
+    later = set(names[first:])
+    return [name for name in matchable(graph) if name in later]
+
+
+def _private(module: nn.Module) -> nn.Module:
+    return rewrapped(module, copy.deepcopy(unwrapped(module)))
+
+
+def _rounder(
+    bank: Bank, name: str, options: Mapping[str, Option], option: Weight, standin: nn.Module
+) -> Observer:
+    """Rounds the layer's float weights again for the inputs that arrive, before it sees them."""
+    layer = unwrapped(standin)
+    assert isinstance(layer, QuantizedLayer)
+    statistic = gram_of(bank.graph.layer(name))
+
+    def observe(x: Tensor) -> None:
+        gram = statistic.update(None, x)
+        new = option.encoded(bank.unrounded(name, options), gram=gram)
+        layer.inner.weight.copy_(new.inner.weight)
+        layer.scale.copy_(new.scale)
+
+    return observe
+
+
+def _matcher(
+    name: str,
+    target: tuple[Tensor, Tensor],
+    kept: Tensor,
+    corrections: dict[str, tuple[Tensor, Tensor]],
+) -> Observer:
+    """Corrects a module's output to the original's moments, for all that comes after it."""
+    goal_mean, goal_std = target[0][kept], target[1][kept]
+
+    def observe(x: Tensor) -> Tensor:
+        mean, std = _moments(x)
+        gain = torch.where(std > 1e-6, goal_std / std.clamp(min=1e-6), torch.ones_like(std))
+        gain = gain.clamp(1 / _MOST_GAIN, _MOST_GAIN)
+        shift = goal_mean - mean * gain
+        corrections[name] = (gain.float(), shift.float())
+        shape = (1, -1, *([1] * (x.dim() - 2)))
+        return x * gain.float().view(shape) + shift.float().view(shape)
+
+    return observe
+
+
+def affine(module: nn.Module, gain: Tensor, shift: Tensor) -> nn.Module:
+    """A copy of a norm or layer whose output is gain * y + shift, both [channels]."""
+    if isinstance(module, QuantizedLayer):
+        return module.affine(gain, shift)
+    new = copy.deepcopy(module)
+    with torch.no_grad():
+        if isinstance(new, nn.Conv2d | nn.Linear):
+            new.weight.mul_(gain.view(-1, *([1] * (new.weight.dim() - 1))))
+        elif isinstance(new.weight, Tensor):
+            new.weight.mul_(gain)
+        else:
+            raise TypeError(f"{type(module).__name__} has no affine to correct")
+        bias = torch.zeros_like(shift) if new.bias is None else new.bias.detach() * gain
+        new.bias = nn.Parameter(bias + shift, requires_grad=False)
+    return new

@@ -1,0 +1,55 @@
+"""Kernels: what the two CPU runtimes can compute, said once for both."""
+
+from __future__ import annotations
+
+from importlib import metadata, util
+
+from allot.option import Option
+from allot.site import Graph, Site
+
+CHANNELS = 8
+
+
+def can(option: Option, site: Site, graph: Graph, *, name: str) -> str:
+    """ "" where a CPU runtime runs the option, else why not.
+
+    Weights of 2 to 8 bits are stored packed and expanded to int8, for which there are kernels;
+    tensors between layers are 8-bit integers or float; channels come in groups of 8.
+    """
+    if option.is_original:
+        return ""
+    effect = option.effect(site)
+    if option.kind == "weight":
+        fits = 2 <= effect.stored_bits <= 8
+        return "" if fits else f"{name} stores integer weights of 2 to 8 bits"
+    if option.kind == "activation":
+        return "" if effect.compute_bits == 8 else f"{name} computes with 8-bit integers only"
+    if option.kind == "channels":
+        step = channel_step(site.shape[0])
+        return "" if effect.keep % step == 0 else f"{name} keeps channels in multiples of {step}"
+    return f"{name} has no kernel for {option.kind} options"
+
+
+def channel_step(size: int) -> int:
+    """Vector kernels work on 8 channels; a group that is no multiple of 8 has no finer step."""
+    return CHANNELS if size > CHANNELS else size
+
+
+def computes(weight_bits: float, input_bits: float) -> tuple[float, float]:
+    """8 x 8 where both are integers, 32 x 32 otherwise."""
+    integer = weight_bits <= 8 and input_bits <= 8
+    return (8.0, 8.0) if integer else (32.0, 32.0)
+
+
+def missing(package: str, name: str, install: str) -> str:
+    """ "" where a package can be imported, else one sentence with the command that gets it."""
+    if util.find_spec(package) is not None:
+        return ""
+    return f"{name} needs {package}, which is not installed: {install}"
+
+
+def version(package: str) -> str:
+    """Package and version, "" where it is not installed; imports nothing."""
+    if util.find_spec(package) is None:
+        return ""
+    return f"{package} {metadata.version(package)}"

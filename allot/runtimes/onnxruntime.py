@@ -1,0 +1,73 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allot.errors import MissingError
+from allot.option import Option
+from allot.runtimes import kernels
+from allot.site import Graph, Site
+from allot.target import Arrays, Session, Target, Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxRuntime(Target):
+    """The CPU provider of ONNX Runtime.
+
+    It runs a convolution in int8 only with an integer bias and a quantized output, which our
+    graphs do not have everywhere; they compute the right values here, not always at int8 speed.
+    """
+
+    name: ClassVar[str] = "onnxruntime-cpu"
+    bills: ClassVar[tuple[str, ...]] = ("size", "bitops", "latency")
+    install: ClassVar[str] = "pip install 'allot[cpu]'"
+
+    def missing(self) -> str:
+        return kernels.missing("onnxruntime", self.name, self.install)
+
+    def version(self) -> str:
+        return kernels.version("onnxruntime")
+
+    def can(self, option: Option, site: Site, graph: Graph) -> str:
+        return kernels.can(option, site, graph, name=self.name)
+
+    def channel_step(self, size: int) -> int:
+        return kernels.channel_step(size)
+
+    def activation_bits(self) -> tuple[int, ...]:
+        return (8,)
+
+    def computes(self, weight_bits: float, input_bits: float) -> tuple[float, float]:
+        return kernels.computes(weight_bits, input_bits)
+
+    def open(self, onnx: bytes, *, workload: Workload) -> Session:
+        if self.missing():
+            raise MissingError(self.missing())
+        return _Session(onnx, workload)
+
+
+class _Session:
+    def __init__(self, onnx: bytes, workload: Workload) -> None:
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = workload.threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = 3
+        self._session: Any = onnxruntime.InferenceSession(
+            onnx,
+            settings,
+            providers=["CPUExecutionProvider"],
+            # it quantizes float convolutions that lie between quantized ones
+            disabled_optimizers=["WeightBiasQuantization"],
+        )
+        self._outputs = [x.name for x in self._session.get_outputs()]
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+        found = self._session.run(self._outputs, dict(inputs))
+        return dict(zip(self._outputs, found, strict=True))

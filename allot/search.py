@@ -1,0 +1,177 @@
+"""Search: solve exactly, measure what was chosen, correct the tables, solve again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from allot.errors import BudgetError
+from allot.front import Front, Measured, unbeaten
+from allot.measure import Meter
+from allot.recover import STRONG, Recovery
+from allot.solve.milp import Solution, smallest, solve
+from allot.space import Point, Space
+from allot.table import Table, Term
+
+# prior spread of the factor by which an option's harm is off: of all together, and of each
+_COMMON, _OWN, _NOISE = 0.7, 0.5, 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """levels: budgets solved in the first round; rounds: of correction after it; extra: budgets
+    solved near the asked one in each of them; seconds: limit of one solve."""
+
+    levels: int = 14
+    rounds: int = 2
+    extra: int = 6
+    seconds: float = 15.0
+
+
+class Search:
+    """The loop over one space; `plans` holds every measured plan with what the tables foretold."""
+
+    def __init__(
+        self,
+        space: Space,
+        meter: Meter,
+        *,
+        harm: Table,
+        bills: Mapping[str, Table],
+        limits: Mapping[str, float],
+        recovery: Recovery = STRONG,
+        effort: Effort = Effort(),
+        progress: Callable[[float], None] = lambda share: None,
+        out_of_time: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.space, self.meter, self.recovery, self.effort = space, meter, recovery, effort
+        self.prior, self.harm, self.bills, self.limits = harm, harm, dict(bills), dict(limits)
+        self.progress, self.out_of_time = progress, out_of_time
+        self.plans: dict[Point, Measured] = {}
+        self._base = {k: b.of(space.original) for k, b in self.bills.items()}
+        self._least = {k: smallest(space.counts, b)[1] for k, b in self.bills.items()}
+
+    def run(self) -> Front:
+        """Every round's plans measured; the front of them all, by ascending divergence."""
+        total = self.effort.levels + self.effort.rounds * self.effort.extra
+        for limits in self.levels():
+            self.measure(self.solve(limits))
+            self.progress(min(1.0, len(self.plans) / total))
+            if self.out_of_time():
+                break
+        for _ in range(self.effort.rounds):
+            if self.out_of_time():
+                break
+            self.correct()
+            self.near(self.limits or self._middle())
+            self.progress(min(1.0, len(self.plans) / total))
+        return self.front()
+
+    def near(self, limits: Mapping[str, float]) -> None:
+        """Measures the best new plans at limits and a little below."""
+        for k in range(self.effort.extra):
+            share = 1 - 0.012 * (k // 2)
+            scaled = {b: max(v * share, self._least[b] * 1.001) for b, v in limits.items()}
+            try:
+                self.measure(self.solve(scaled, new=True))
+            except BudgetError:
+                return  # every plan within these limits is measured already
+            if self.out_of_time():
+                return
+
+    def levels(self) -> list[dict[str, float]]:
+        """Limits from loose to tight through the asked ones, on a log scale."""
+        names = list(self.limits) or ["size"]
+        n = self.effort.levels
+        inner = max(1, round(n * 0.4)) if self.limits else 0
+        found = []
+        for i in range(n - inner):
+            share = i / max(1, n - inner - 1)
+            goal = {k: self.limits.get(k, self._least[k] * 1.05) for k in names}
+            found.append({k: _between(self._base[k] * 0.98, goal[k], share) for k in names})
+        for i in range(1, inner + 1):
+            share = i / (inner + 0.5)
+            found.append(
+                {k: _between(self.limits[k], self._least[k] * 1.02, share) for k in names}
+            )
+        return found
+
+    def _middle(self) -> dict[str, float]:
+        return {"size": math.sqrt(self._base["size"] * self._least["size"])}
+
+    def solve(self, limits: Mapping[str, float], *, new: bool = False) -> Solution:
+        """The plan of least foretold harm within limits; new: that was not measured yet."""
+        return solve(
+            self.space.counts,
+            harm=self.harm,
+            bills=self.bills,
+            limits=limits,
+            excluded=tuple(self.plans) if new else (),
+            time_limit=self.effort.seconds,
+        )
+
+    def measure(self, found: Solution) -> Measured:
+        """The plan measured after recovery; the solver's word for it is kept beside."""
+        if found.point not in self.plans:
+            options = self.space.options(found.point)
+            loss = self.meter.loss(options, recovery=self.recovery)
+            self.plans[found.point] = Measured(
+                point=found.point,
+                labels={k: o.label for k, o in options.items()},
+                bills={k: b.of(found.point) for k, b in self.bills.items()},
+                divergence=loss.divergence,
+                interval=loss.interval,
+                metric=loss.metric,
+                predicted=found.harm,
+                gap=found.gap,
+            )
+        return self.plans[found.point]
+
+    def front(self) -> Front:
+        keys = sorted(self.bills)
+        points = unbeaten(list(self.plans.values()), keys)
+        return Front(points=points, original=self._base)
+
+    def correct(self) -> None:
+        """Tables moved to what was measured (see `corrected`)."""
+        points = list(self.plans)
+        self.harm = corrected(self.prior, points, [self.plans[p].divergence for p in points])
+
+
+def _between(a: float, b: float, share: float) -> float:
+    return math.exp((1 - share) * math.log(a) + share * math.log(b))
+
+
+def corrected(table: Table, points: Sequence[Point], measured: Sequence[float]) -> Table:
+    """The table with every value scaled so that the sums meet what was measured, Bayes' way.
+
+    f = sum_t h_t (1 + e_t) with e_t ~ N(0, common + own variance) and relative noise; e is shared
+    by all values of common cause and own to each (term, options).  The posterior mean of e scales
+    the table; no value changes its sign.
+    """
+    used = sorted({(k, tuple(p[i] for i in t.at)) for p in points
+                   for k, t in enumerate(table.terms)})
+    column = {key: c for c, key in enumerate(used)}
+    foretold = np.array([max(table.of(p), 1e-12) for p in points])
+    share = np.zeros((len(points), len(used)))
+    for r, p in enumerate(points):
+        for k, t in enumerate(table.terms):
+            key = tuple(p[i] for i in t.at)
+            share[r, column[k, key]] += t.values[key] / foretold[r]
+    prior = _OWN**2 * np.eye(len(used)) + _COMMON**2
+    residual = np.asarray(measured) / foretold - 1
+    noise = np.diag((_NOISE * np.maximum(np.asarray(measured) / foretold, 0.1)) ** 2)
+    gain = prior @ share.T @ np.linalg.inv(share @ prior @ share.T + noise)
+    e = gain @ residual
+    common = float(np.mean(e))  # options never tried move with the rest
+    terms = []
+    for k, t in enumerate(table.terms):
+        factor = np.full(t.values.shape, 1 + common)
+        for (kk, key), c in column.items():
+            if kk == k:
+                factor[key] = 1 + e[c]
+        terms.append(Term(at=t.at, values=t.values * np.clip(factor, 0.05, 20.0)))
+    return replace(table, terms=tuple(terms), origin=f"{table.origin}, corrected by measurement")

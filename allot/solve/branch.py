@@ -1,0 +1,203 @@
+"""Branch: incumbent, bound and HiGHS in turn, until the best point is proven to be best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from allot.solve import lagrange, program
+from allot.solve.descend import Limits, fits, polish
+from allot.solve.lagrange import Dual
+from allot.solve.problem import Index, Problem, cut
+from allot.space import Point
+from allot.table import Array, Table
+
+ROUNDS = 12
+NARROW = 1e-6  # by which a limit is tightened, relative, once many points break it
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """What is asked: least harm over the allowed options [choices], bills within limits.
+
+    floors: per choice [n], -inf without a guard.  deadline: on the monotonic clock.  gap:
+    relative to the harm.
+    """
+
+    harm: Table
+    bills: tuple[Table, ...]
+    limits: Array
+    allowed: tuple[Index, ...]
+    floors: tuple[Array, ...]
+    excluded: frozenset[Point]
+    deadline: float
+    gap: float
+
+    def value(self, point: Sequence[int]) -> float:
+        """Harm of a full point: the sum of the table, no less than the highest floor."""
+        floors = (float(f[i]) for f, i in zip(self.floors, point, strict=True))
+        return max(self.harm.of(point), *floors, -np.inf)
+
+    def fits(self, point: Point) -> bool:
+        """Whether a full point holds every limit by the tables themselves (whole numbers up to
+        2^53 are added exactly) and is not excluded."""
+        within = all(b.of(point) <= m for b, m in zip(self.bills, self.limits, strict=True))
+        return within and point not in self.excluded
+
+    @property
+    def seconds(self) -> float:
+        return self.deadline - time.monotonic()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class State:
+    """What is known so far: best point with its harm, bound on all, points found to break a
+    limit by less than the solver can see."""
+
+    point: Point | None = None
+    harm: float = np.inf
+    bound: float = -np.inf
+    broken: frozenset[Point] = frozenset()
+
+    def tried(self, case: Case, point: Point) -> State:
+        """The state after a point: better, no better, or one that must not come again."""
+        if not case.fits(point):
+            return replace(self, broken=self.broken | {point})
+        harm = case.value(point)
+        return replace(self, point=point, harm=harm) if harm < self.harm else self
+
+    def raised(self, bound: float) -> State:
+        """The state with a further lower bound on every feasible point."""
+        return replace(self, bound=min(max(self.bound, bound), self.harm))
+
+    def aim(self, case: Case) -> float:
+        """Points of at least this harm are of no interest."""
+        return self.harm - case.gap * abs(self.harm) if self.point is not None else np.inf
+
+    def done(self, case: Case) -> bool:
+        return self.bound >= self.aim(case) or case.seconds <= 0
+
+
+def search(case: Case) -> State | None:
+    """The best point with its bound; None if proven that no point is within the limits.
+
+    Out of time, `point` may be None although there is one.
+    """
+    problem = cut((case.harm, *case.bills), case.allowed, case.floors)
+    state = _climb(case, problem, State(), None)
+    state, dual, problem = _relax(case, problem, state)
+    if dual is None:
+        return None if state.point is None else state
+    if not state.done(case):
+        state = _climb(case, problem, state, dual.prices)
+    for _ in range(ROUNDS):
+        before = state
+        if not state.done(case):
+            state, feasible = _solve(case, problem, dual, state)
+            if not feasible:
+                return None
+        if (state.harm, state.broken) == (before.harm, before.broken) and not (
+            state.harm - state.bound < 0.1 * (before.harm - before.bound)
+        ):
+            break  # the rest is below the solver's precision
+    return state
+
+
+def _prune(case: Case, problem: Problem, given: Sequence[Array], aim: float) -> Problem | None:
+    """The problem without the options whose every point has at least the harm `aim`.
+
+    None if a choice has no option left, so that no point below it is left either.
+    """
+    allowed = [np.array([i], dtype=np.intp) for i in problem.base]
+    for at, options, bound in zip(problem.free, problem.options, given, strict=True):
+        allowed[at] = options[bound < aim]
+    if not all(len(a) for a in allowed):
+        return None
+    return cut((case.harm, *case.bills), allowed, case.floors)
+
+
+def _relax(case: Case, problem: Problem, state: State) -> tuple[State, Dual | None, Problem]:
+    """The bound and the multipliers of the linear relaxation, over what the incumbent leaves.
+
+    No multipliers where the relaxation has no point or nothing is left to decide.
+    """
+    limits = Limits(at=case.limits, excluded=case.excluded)
+    least, given = lagrange.margins(problem, lagrange.free_of_charge(problem), limits.at)
+    state = state.raised(least)
+    left = _prune(case, problem, given, state.aim(case))
+    if left is None:
+        return state.raised(state.aim(case)), None, problem
+    if not left.free:
+        return _last(case, left, state), None, left
+    span = _span(state, least, case)
+    rows = program.build(left, limits, span=span, base=least)
+    dual, answer = program.relax(left, rows, seconds=case.seconds)
+    if not answer.feasible:
+        return state.raised(state.aim(case)), None, left
+    root, _ = lagrange.margins(left, dual, limits.at)
+    state = state.raised(min(root, state.aim(case)))
+    return _round(case, left, state, answer.x), dual, left
+
+
+def _span(state: State, least: float, case: Case) -> float:
+    """The harm that is to count as 1: what is still in doubt, or what is known at all."""
+    harm = state.harm if state.point is not None else case.value([int(a[0]) for a in case.allowed])
+    return max(harm - least, 1e-3 * abs(harm), 1e-9 * abs(least), 1e-290)
+
+
+def _last(case: Case, problem: Problem, state: State) -> State:
+    """The state once only one point is left below the aim."""
+    aim = state.aim(case)
+    state = state.tried(case, problem.base)
+    return state.raised(min(aim, state.harm))
+
+
+def _climb(case: Case, problem: Problem, state: State, prices: Array | None) -> State:
+    """The state after the Lagrangian incumbent, checked by the tables."""
+    limits = Limits(at=case.limits, excluded=case.excluded | state.broken)
+    index = lagrange.incumbent(problem, limits, prices=prices)
+    return state if index is None else state.tried(case, problem.point(index))
+
+
+def _round(case: Case, problem: Problem, state: State, x: Array) -> State:
+    """The state after the nearest whole point of a relaxation, if it can be used."""
+    if not len(x):
+        return state
+    limits = Limits(at=case.limits, excluded=case.excluded | state.broken)
+    index = _nearest(problem, x)
+    if not fits(problem, index, limits):
+        return state
+    return state.tried(case, problem.point(polish(problem, index, limits)))
+
+
+def _nearest(problem: Problem, x: Array) -> Index:
+    ends = np.cumsum([s.shape[1] for s in problem.single])[:-1]
+    return np.array([int(part.argmax()) for part in np.split(x, ends)], dtype=np.intp)
+
+
+def _solve(case: Case, problem: Problem, dual: Dual, state: State) -> tuple[State, bool]:
+    """The state after one run of HiGHS over what is left, and whether there is a point at all."""
+    aim = state.aim(case)
+    root, given = lagrange.margins(problem, dual, case.limits)
+    left = _prune(case, problem, given, aim)
+    if left is None:
+        return state.raised(aim), True
+    if not left.free:
+        return _last(case, left, state), True
+    many = len(state.broken) > 4
+    at = case.limits - (NARROW * np.abs(case.limits) if many else 0.0)
+    limits = Limits(at=at, excluded=case.excluded | state.broken)
+    root = max(root, state.bound)
+    span = _span(state, root, case)
+    rows = program.build(left, limits, span=span, base=root)
+    gap = case.gap / 2 * abs(state.harm) if state.point is not None else span
+    answer = program.search(rows, seconds=case.seconds, gap=gap / (2 * span))
+    if not answer.feasible and not many:
+        return state.raised(aim), state.point is not None
+    if len(answer.x):
+        state = state.tried(case, left.point(_nearest(left, answer.x)))
+    # what the narrower limits cut off is not covered by their bound
+    return state if many else state.raised(min(aim, answer.bound)), True
