@@ -171,7 +171,7 @@ class Artefact:
         return self.session()
 
     def _target(self) -> Target:
-        found = part.load(self.summary.get("target"))
+        found = part.load(self.summary.get("target_part"))
         if not isinstance(found, Target):
             raise ArtefactError(f"{SUMMARY} names no target; give one to session()")
         return found

@@ -19,7 +19,8 @@ class Measured:
     bills: "size" [bytes], "bitops", "latency" [s].  divergence: mean nats per search sample,
     with its 95 % interval.  metric: on the search samples, in [0, 1].  predicted: divergence the
     tables foretold.  gap: how far above the best possible (by the tables) it may lie, relative.
-    latency_from: "table" or "measured".
+    latency_from: "table" or "measured".  recovery: name
+    of the recovery it was measured after.
     """
 
     point: tuple[int, ...]
@@ -31,6 +32,7 @@ class Measured:
     predicted: float
     gap: float
     latency_from: str = "table"
+    recovery: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,6 @@ import numpy as np
 from allot.bill import LayerState, states
 from allot.errors import ArtefactError
 from allot.memo import Memo
-from allot.option import count
 from allot.site import Layer
 from allot.space import Space
 from allot.target import Session, Target, Workload
@@ -111,9 +110,11 @@ class LatencyTable:
     def seconds(self, s: Signature) -> float:
         """Seconds of a layer, bilinear in its widths between the measured ones.
 
-        Raises KeyError where no layer of its family was measured.
+        Raises KeyError where it lies outside what was measured of its family.
         """
         ins, outs, times = self._grids[s.family]
+        if not (ins[0] <= s.ins <= ins[-1] and outs[0] <= s.outs <= outs[-1]):
+            raise KeyError(s)
         if s.depth:
             return float(np.interp(s.ins, ins, times))
         rows = [float(np.interp(s.outs, outs, row)) for row in times]
@@ -203,9 +204,8 @@ def _thinned(wanted: set[Signature], widths: int) -> set[Signature]:
 
 def _picked(values: set[int], most: int) -> list[int]:
     ordered = sorted(values)
-    if len(ordered) <= most:
-        return ordered
-    return sorted({ordered[round(i)] for i in np.linspace(0, len(ordered) - 1, most)})
+    places = np.linspace(0, len(ordered) - 1, min(most, len(ordered)))
+    return sorted({ordered[round(i)] for i in places})
 
 
 def measure(
@@ -237,20 +237,14 @@ def _time(s: Signature, target: Target, workload: Workload) -> Entry:
     from allot.one_layer import graph, input_of
 
     session: Session = target.open(graph(s), workload=workload)
-    inputs = {"input": input_of(s, workload.batch)}
+    inputs, samples = {"input": input_of(s, workload.batch)}, list[float]()
     now = time.process_time if workload.threads == 1 else time.perf_counter
     for _ in range(2):
         session.run(inputs)
-    samples: list[float] = []
     end = time.perf_counter() + _SECONDS
     while len(samples) < 5 or (time.perf_counter() < end and len(samples) < 100):
         start = now()
         session.run(inputs)
         samples.append(now() - start)
-    low, middle, high = np.quantile(samples, [0.25, 0.5, 0.75])
-    return Entry(median_s=float(middle), spread_s=float(high - low), n=len(samples))
-
-
-def elements(layer: Layer, batch: int) -> int:
-    """Elements of the tensor that a layer reads, for a whole batch."""
-    return batch * count(layer.in_shape)
+    low, middle, high = np.quantile(samples, [0.25, 0.5, 0.75]).tolist()
+    return Entry(median_s=middle, spread_s=high - low, n=len(samples))

@@ -15,7 +15,8 @@ from torch import Generator, randint
 
 from allot.bill import layer_table
 from allot.errors import InputError
-from allot.latency import LatencyTable, elements, of_state
+from allot.latency import LatencyTable, of_state
+from allot.option import count
 from allot.site import Layer
 from allot.space import Choice, Point, Space
 from allot.table import Table, Term
@@ -82,6 +83,11 @@ def crossings(space: Space, target: Target, *, batch: int) -> Table:
             constant += float(values)
         before = layer
     return Table(unit="element", origin="counted", constant=constant, terms=tuple(terms))
+
+
+def elements(layer: Layer, batch: int) -> int:
+    """Elements of the tensor that a layer reads, for a whole batch."""
+    return batch * count(layer.in_shape)
 
 
 def _crossing(

@@ -41,9 +41,16 @@ class Recovery(Part):
     matched: bool = True
     in_order: bool = False
 
+    @property
+    def name(self) -> str:
+        """Short name for plans and reports."""
+        return f"{'rounded in order, ' if self.in_order else ''}matched on {self.samples}"
+
 
 LIGHT = Recovery(samples=128)
-STRONG = Recovery(samples=512, in_order=True)
+STEADY = Recovery(samples=512)
+STRONG = Recovery(samples=1024, in_order=True)
+BY_NAME = {r.name: r for r in (LIGHT, STEADY, STRONG)}
 
 
 def moments(task: Task, model: nn.Module, graph: Graph, *, samples: int) -> Moments:

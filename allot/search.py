@@ -11,7 +11,7 @@ import numpy as np
 from allot.errors import BudgetError
 from allot.front import Front, Measured, unbeaten
 from allot.measure import Meter
-from allot.recover import STRONG, Recovery
+from allot.recover import STEADY, Recovery
 from allot.solve.milp import Solution, smallest, solve
 from allot.space import Point, Space
 from allot.table import Table, Term
@@ -42,16 +42,18 @@ class Search:
         harm: Table,
         bills: Mapping[str, Table],
         limits: Mapping[str, float],
-        recovery: Recovery = STRONG,
+        originals: Mapping[str, float],
+        recovery: Recovery = STEADY,
         effort: Effort = Effort(),
         progress: Callable[[float], None] = lambda share: None,
         out_of_time: Callable[[], bool] = lambda: False,
     ) -> None:
+        self.bank = meter.bank
         self.space, self.meter, self.recovery, self.effort = space, meter, recovery, effort
         self.prior, self.harm, self.bills, self.limits = harm, harm, dict(bills), dict(limits)
         self.progress, self.out_of_time = progress, out_of_time
         self.plans: dict[Point, Measured] = {}
-        self._base = {k: b.of(space.original) for k, b in self.bills.items()}
+        self.originals = dict(originals)
         self._least = {k: smallest(space.counts, b)[1] for k, b in self.bills.items()}
 
     def run(self) -> Front:
@@ -91,7 +93,7 @@ class Search:
         for i in range(n - inner):
             share = i / max(1, n - inner - 1)
             goal = {k: self.limits.get(k, self._least[k] * 1.05) for k in names}
-            found.append({k: _between(self._base[k] * 0.98, goal[k], share) for k in names})
+            found.append({k: _between(self.originals[k] * 0.98, goal[k], share) for k in names})
         for i in range(1, inner + 1):
             share = i / (inner + 0.5)
             found.append(
@@ -100,7 +102,7 @@ class Search:
         return found
 
     def _middle(self) -> dict[str, float]:
-        return {"size": math.sqrt(self._base["size"] * self._least["size"])}
+        return {"size": math.sqrt(self.originals["size"] * self._least["size"])}
 
     def solve(self, limits: Mapping[str, float], *, new: bool = False) -> Solution:
         """The plan of least foretold harm within limits; new: that was not measured yet."""
@@ -127,13 +129,14 @@ class Search:
                 metric=loss.metric,
                 predicted=found.harm,
                 gap=found.gap,
+                recovery=self.recovery.name,
             )
         return self.plans[found.point]
 
     def front(self) -> Front:
         keys = sorted(self.bills)
         points = unbeaten(list(self.plans.values()), keys)
-        return Front(points=points, original=self._base)
+        return Front(points=points, original=self.originals)
 
     def correct(self) -> None:
         """Tables moved to what was measured (see `corrected`)."""

@@ -14,14 +14,13 @@ from allot.latency import (
     Entry,
     LatencyTable,
     Signature,
-    elements,
     load,
     measure,
     needed,
     of_state,
     signature,
 )
-from allot.latency_model import Fit, crossings, fit, layer_sums, probes, table
+from allot.latency_model import Fit, crossings, elements, fit, layer_sums, probes, table
 from allot.memo import Memo
 from allot.one_layer import graph as one_layer
 from allot.one_layer import input_of

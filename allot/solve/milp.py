@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from allot.errors import BudgetError, JobError
-from allot.solve.branch import Case, search
+from allot.solve.branch import Case, State, search
 from allot.solve.problem import Index
 from allot.space import Point
 from allot.table import Array, Table
@@ -54,11 +54,11 @@ def solve(
     not to be returned.  gap: relative, at which to stop.  describe(bill, value): how a value
     reads in a message.  Limits hold by the tables' own sums, never within a tolerance.
 
-    Raises BudgetError, which names what can be reached, when no point meets the limits, and
-    JobError when none was found in time although there may be one.
+    Raises BudgetError, which names what can be reached, where no point meets the limits, and
+    JobError where none was found in time.
     """
     start = time.monotonic()
-    names = tuple(name for name in bills if name in limits)
+    names = tuple(limits)
     case = Case(
         harm=harm,
         bills=tuple(bills[name] for name in names),
@@ -72,16 +72,7 @@ def solve(
     found = search(case)
     if found is None:
         raise _unreachable(case, names, limits, describe or _plain, time_limit)
-    if found.point is None:
-        raise JobError(f"no plan within the budgets was found in {time_limit:g} s; allow more time")
-    return Solution(
-        point=found.point,
-        harm=found.harm,
-        bills={name: table.of(found.point) for name, table in bills.items()},
-        bound=found.bound,
-        gap=(found.harm - found.bound) / max(abs(found.harm), 1e-300),
-        seconds=time.monotonic() - start,
-    )
+    return _solution(found, bills, seconds=time.monotonic() - start)
 
 
 def smallest(
@@ -103,6 +94,19 @@ def smallest(
         gap=0.0,
     )
     return found.point, found.harm
+
+
+def _solution(found: State, bills: Mapping[str, Table], *, seconds: float) -> Solution:
+    if found.point is None:
+        raise JobError(f"no plan within the budgets was found in {seconds:.3g} s; allow more time")
+    return Solution(
+        point=found.point,
+        harm=found.harm,
+        bills={name: table.of(found.point) for name, table in bills.items()},
+        bound=found.bound,
+        gap=(found.harm - found.bound) / max(abs(found.harm), 1e-300),
+        seconds=seconds,
+    )
 
 
 def _allowed(counts: Sequence[int], fixed: Mapping[int, int]) -> tuple[Index, ...]:
@@ -152,21 +156,20 @@ def _unreachable(
         found = search(alone)
         return None if found is None or found.point is None else found.harm
 
-    every = range(len(names))
-    alone = {names[k]: v for k in every if (v := least(k, ())) is not None}
+    alone = {n: v for k, n in enumerate(names) if (v := least(k, ())) is not None}
     over = [n for n, v in alone.items() if v > limits[n]]
     asked = " and ".join(f"{n} <= {describe(n, limits[n])}" for n in names)
     if over:
         said = "; ".join(f"the smallest {n} is {describe(n, v)}" for n, v in alone.items())
         return BudgetError(f"no plan meets {asked}: {said}", smallest=alone)
-    given = {n: least(k, [j for j in every if j != k]) for k, n in enumerate(names)}
+    given = {n: least(k, [j for j in range(len(names)) if j != k]) for k, n in enumerate(names)}
     if all(v is not None and v <= limits[n] for n, v in given.items()):
         return BudgetError(f"every plan that meets {asked} is excluded", smallest=alone)
     said = "; ".join(
         f"the smallest {n} within the other limits is {describe(n, v)}"
         if v is not None
-        else f"the other limits alone leave no plan ({n} alone can reach {describe(n, alone[n])})"
+        else f"the limits other than that of {n} leave no plan"
         for n, v in given.items()
     )
-    smallest = alone | {n: v for n, v in given.items() if v is not None}
-    return BudgetError(f"no plan meets {asked} together: {said}", smallest=smallest)
+    reached = alone | {n: v for n, v in given.items() if v is not None}
+    return BudgetError(f"no plan meets {asked} together: {said}", smallest=reached)

@@ -71,7 +71,8 @@ class Problem:
 
     def index(self, point: Point) -> Index:
         """The inverse of `point`, -1 where an option of it is not left."""
-        found = [np.flatnonzero(o == point[at]) for at, o in zip(self.free, self.options)]  # noqa: B905
+        pairs = zip(self.free, self.options, strict=True)
+        found = [np.flatnonzero(o == point[at]) for at, o in pairs]
         return np.array([f[0] if len(f) else -1 for f in found], dtype=np.intp)
 
     def values(self, index: Index) -> Array:

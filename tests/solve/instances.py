@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -18,7 +19,7 @@ class Instance:
     harm: Table
     bills: Mapping[str, Table]
 
-    @property
+    @cached_property
     def points(self) -> list[Point]:
         return list(itertools.product(*map(range, self.counts)))
 

@@ -1,0 +1,146 @@
+"""Clock: seconds of whole plans in the real runtime, beside the float original, taking turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from allot import latency
+from allot.bank import Bank
+from allot.deploy import deploy
+from allot.latency_model import Fit, crossings, fit, layer_sums, probes, table
+from allot.memo import Memo
+from allot.onnx_graph import to_onnx
+from allot.space import Point, Space
+from allot.table import Table
+from allot.target import Arrays, Target, Workload
+from allot.task import Inputs, Task, take
+from allot.timing import compare, ratio
+
+_PROBES, _ROUNDS = 8, 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """Median seconds per call, and the ratio to the float original with its 95 % interval."""
+
+    median_s: float
+    original_s: float
+    ratio: float
+    low: float
+    high: float
+    n: int
+
+
+class Clock:
+    """Times plans of one space in one target; nothing is timed twice in one job."""
+
+    def __init__(
+        self, task: Task, bank: Bank, *, target: Target, workload: Workload, memo: Memo
+    ) -> None:
+        self.task, self.bank, self.target, self.workload = task, bank, target, workload
+        self.memo = memo
+        self._originals: list[float] = []
+
+    def exported(self, standins: Mapping[str, nn.Module]) -> bytes:
+        """The ONNX file of the network with stand-ins in place."""
+        planned = self.bank.copy(standins)
+        return to_onnx(deploy(planned, self.bank.graph), self.task.example())
+
+    def times(
+        self, plans: Mapping[str, Mapping[str, nn.Module]], *, rounds: int = _ROUNDS
+    ) -> dict[str, Timed]:
+        """Name -> times of several plans (given as stand-ins), all in turn with the original."""
+        new = [k for k in plans if f"time/{k}" not in self.memo]
+        if new:
+            files = {k: self.exported(plans[k]) for k in new} | {"": self.exported({})}
+            sessions = {
+                k: self.target.open(f, workload=self.workload) for k, f in files.items()
+            }
+            inputs = repeated(self.task.calibrate.inputs, self.workload.batch)
+            found = compare(sessions, inputs, rounds=rounds, threads=self.workload.threads)
+            for k in new:
+                r = ratio(found[k], found[""])
+                timed = Timed(
+                    median_s=found[k].median_s,
+                    original_s=found[""].median_s,
+                    ratio=r.value,
+                    low=r.low,
+                    high=r.high,
+                    n=r.n,
+                )
+                self.memo.put(f"time/{k}", asdict(timed))
+        timed = {k: Timed(**self.memo.get(f"time/{k}", dict)) for k in plans}
+        self._originals += [t.original_s for t in timed.values()]
+        return timed
+
+    def original_s(self) -> float:
+        """Median seconds per call of the float original over all turns so far."""
+        return float(np.median(self._originals))
+
+    def table(
+        self,
+        space: Space,
+        *,
+        seed: int,
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> tuple[Table, Fit, dict[str, Any]]:
+        """Seconds of every plan [s], how well the model fits, and the frozen measurements.
+
+        Every layer alone, then a few whole networks to find the scale; see `latency_model`.
+        """
+        wanted = latency.needed(space, self.target)
+        alone = latency.measure(
+            wanted,
+            target=self.target,
+            workload=self.workload,
+            memo=self.memo,
+            progress=lambda done, total: progress(0.6 * done / total),
+        )
+        generator = torch.Generator().manual_seed(seed)
+        points = probes(space, count=_PROBES, generator=generator)
+        plans = {key(p): self.bank.standins(space.options(p)) for p in points}
+        timed = self.times(plans)
+        sums = layer_sums(space, self.target, alone)
+        crossed = crossings(space, self.target, batch=self.workload.batch)
+        original = float(np.median([t.original_s for t in timed.values()]))
+        # ratios to the original of the same turn, so that a busy spell does not tilt the fit
+        model = fit([(sums.of(p), crossed.of(p), timed[key(p)].ratio * original) for p in points])
+        progress(1.0)
+        return table(space, self.target, alone, model), model, alone.dump()
+
+
+def key(point: Point) -> str:
+    """A point as a short name."""
+    return "-".join(map(str, point))
+
+
+def repeated(inputs: Inputs, n: int) -> Arrays:
+    """n samples of the inputs as arrays, repeated where there are fewer; a tensor is "input"."""
+    first = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
+    index = torch.arange(n) % len(first)
+    return arrays(take(inputs, index))
+
+
+def arrays(inputs: Inputs) -> Arrays:
+    """Inputs as the exported file takes them: name -> array."""
+    if isinstance(inputs, Tensor):
+        return {"input": inputs.numpy()}
+    return {k: v.numpy() for k, v in inputs.items()}
+
+
+def predictions(
+    session: Any, inputs: Inputs, *, batch: int, names: Sequence[str] = ("output",)
+) -> Tensor:
+    """Outputs of a runtime session for all inputs: [n, ...]."""
+    first = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
+    parts = []
+    for i in range(0, len(first), batch):
+        outputs = session.run(arrays(take(inputs, slice(i, i + batch))))
+        parts.append(torch.from_numpy(np.array(outputs[names[0]])))
+    return torch.cat(parts)

@@ -1,0 +1,200 @@
+"""Flow: the whole job on one page, each stage resumable.
+
+check -> trace -> space -> calibrate -> bank -> latency -> harm -> search -> finalists
+      -> certify -> export, verify -> artefact, report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from allot import bill, packed, setup
+from allot import job as jobs
+from allot.bank import Bank
+from allot.calibrate import calibrate, needed
+from allot.certify import Statement
+from allot.clock import Clock
+from allot.deliver import Delivery, deliver, proven, refused
+from allot.run import Run
+from allot.errors import NotCertified
+from allot.finalists import finalists
+from allot.front import Front, Measured
+from allot.harm.one_at_a_time import add_pairs, one_at_a_time
+from allot.measure import Meter
+from allot.options.width import removals
+from allot.plan import weights_digest
+from allot.search import Effort, Search
+from allot.solve.milp import solve
+from allot.space import Space
+from allot.stages import Report, Stages, silent
+from allot.table import Table
+from allot.target import Target, Workload
+from allot.task import Task
+from allot.trace import trace
+
+# builds the part of a space that one axis adds
+Axis = Callable[..., Space]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a job came to. chosen: index on the front, None where no plan was certified."""
+
+    folder: Path
+    front: Front
+    chosen: int | None
+    statement: Statement | None
+    summary: Mapping[str, Any]
+
+
+def compress(
+    task: Task,
+    *,
+    budgets: Sequence[str] = (),
+    max_drop: float = 1.0,
+    axes: Mapping[str, Axis],
+    target: Target,
+    workload: Workload = Workload(),
+    out: str | Path,
+    seed: int = 0,
+    pins: Mapping[str, str] | None = None,
+    excludes: Sequence[str] = (),
+    checked_in: Sequence[Target] = (),
+    effort: Effort = Effort(),
+    resume: bool = False,
+    time_limit: float | None = None,
+    source: str = "",
+    report: Report = silent,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Outcome:
+    """A smaller, faster network within the budgets, exported, verified and with its loss proven.
+
+    budgets: like "size=12%".  max_drop: points of the metric that the certificate must bound at
+    95 %.  axes: name -> builder of that axis.  checked_in: further runtimes to run and time the
+    file in.  source: how the task was named, for later commands.  report(stage, share) and
+    tell(sentence) are called as the job goes.
+
+    Raises InputError and its kinds before long work starts, NotCertified when no plan within the
+    budgets is proven (front and report are written), ParityError when the file computes
+    something else than what was measured.
+    """
+    asked = jobs.budgets(budgets)
+    stages = Stages(report, limit=time_limit)
+    with stages.stage("trace"):
+        setup.check(task, target=target, max_drop=max_drop, asked=asked)
+        graph = trace(task.model, task.forward, task.example())
+        space = setup.space(graph, axes, target=target, pins=pins or {}, excludes=excludes)
+    tell(setup.provable(task, max_drop))
+    job = jobs.Job(
+        task=source or task.name,
+        graph=graph.digest,
+        weights=weights_digest(task.model),
+        budgets=tuple(budgets),
+        max_drop=max_drop,
+        axes=tuple(axes),
+        target=target.name,
+        workload=workload,
+        seed=seed,
+        pins=tuple(sorted((pins or {}).items())),
+        excludes=tuple(excludes),
+    )
+    folder, memo = setup.folder(Path(out), job, task, resume=resume)
+    with stages.stage("calibrate") as progress:
+        stats = calibrate(task, task.model, needed(space), progress=progress)
+        stats |= removals(task.model, graph, stats)
+        bank = Bank(task.model, graph=graph, stats=stats)
+        meter = Meter(task, bank, task.search, memo=memo, key="search")
+    run = Run(
+        task=task, job=job, folder=folder, target=target, workload=workload, stages=stages,
+        bank=bank, space=space, meter=meter, memo=memo, checked_in=tuple(checked_in),
+        clock=Clock(task, bank, target=target, workload=workload, memo=memo),
+        axes=dict(axes),
+    )  # fmt: skip
+    bills, originals = _bills(run)
+    limits = setup.limits(space, asked, bills=bills, originals=originals)
+    with stages.stage("harm") as progress:
+        harm = _harm(run, bills, limits, progress)
+    with stages.stage("search") as progress:
+        search = Search(
+            space, meter, harm=harm, bills=bills, limits=limits, originals=originals,
+            effort=effort, progress=progress, out_of_time=stages.over,
+        )  # fmt: skip
+        search.run()
+    with stages.stage("finalists") as progress:
+        front, preferred = finalists(search, run.clock, limits=limits, progress=progress)
+    return _conclude(run, front, preferred, limits)
+
+
+def _bills(run: Run) -> tuple[dict[str, Table], dict[str, float]]:
+    """Tables of every bill the target states, and the same bills of the float original."""
+    space, graph = run.space, run.space.graph
+    bills = {
+        "size": bill.size(space, header=packed.header_bytes(graph)),
+        "bitops": bill.bitops(space, run.target),
+    }
+    originals = {
+        "size": float(graph.folded_bytes),
+        "bitops": float(sum(x.macs for x in graph.layers)) * 32 * 32,
+    }
+    if "latency" in run.target.bills:
+        with run.stages.stage("latency") as progress:
+            seed = run.job.seed
+            bills["latency"], run.fit, run.latency = run.clock.table(
+                space, seed=seed, progress=progress
+            )
+            originals["latency"] = run.clock.original_s()
+    run.originals = originals
+    return bills, originals
+
+
+def _harm(
+    run: Run,
+    bills: Mapping[str, Table],
+    limits: Mapping[str, float],
+    progress: Callable[[float], None],
+) -> Table:
+    """One option at a time, then the pairs that matter near the budget."""
+    space, meter = run.space, run.meter
+    single = one_at_a_time(space, meter, progress=lambda s: progress(0.85 * s))
+    run.single = single
+    around = limits or {"size": setup.middle(space, bills, run.originals)}
+    near = solve(space.counts, harm=single, bills=bills, limits=around)
+    pairs = add_pairs(
+        single, space, meter, around=near.point, progress=lambda s: progress(0.85 + 0.15 * s)
+    )
+    return pairs
+
+
+def _conclude(
+    run: Run, front: Front, preferred: Measured | None, limits: Mapping[str, float]
+) -> Outcome:
+    """Certifies the front, exports and checks the chosen plan, writes the folder."""
+    delivery = Delivery(run=run, front=front, preferred=preferred, limits=dict(limits))
+    with run.stages.stage("certify") as progress:
+        delivery = proven(delivery, progress=progress)
+    if delivery.chosen is None:
+        refused(delivery)
+        raise NotCertified(delivery.verdict())
+    with run.stages.stage("export"):
+        summary = deliver(delivery)
+    chosen = delivery.front.points.index(delivery.chosen)
+    return Outcome(
+        folder=run.folder,
+        front=delivery.front,
+        chosen=chosen,
+        statement=delivery.statements[chosen],
+        summary=summary,
+    )
+
+
+def rebuild(task: Task, job: jobs.Job, *, axes: Mapping[str, Axis], target: Target) -> Space:
+    """The space of a finished job, to read its points again; raises PlanError for another task."""
+    graph = trace(task.model, task.forward, task.example())
+    setup.same(job, graph=graph.digest, weights=weights_digest(task.model))
+    return setup.space(
+        graph, axes, target=target, pins=dict(job.pins), excludes=job.excludes
+    )
+

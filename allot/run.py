@@ -1,0 +1,43 @@
+"""Run: what the stages of one job hand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from allot.bank import Bank
+from allot.clock import Clock
+from allot.job import Job
+from allot.latency_model import Fit
+from allot.measure import Meter
+from allot.memo import Memo
+from allot.space import Space
+from allot.stages import Stages
+from allot.table import Table
+from allot.target import Target, Workload
+from allot.task import Task
+
+
+@dataclass(kw_only=True, eq=False)
+class Run:
+    """One job under way; the fields with defaults are filled in as stages end."""
+
+    task: Task
+    job: Job
+    folder: Path
+    target: Target
+    workload: Workload
+    stages: Stages
+    bank: Bank
+    space: Space
+    meter: Meter
+    memo: Memo
+    clock: Clock
+    checked_in: tuple[Target, ...] = ()
+    axes: Mapping[str, Callable[..., Space]] = field(default_factory=dict)
+    originals: Mapping[str, float] = field(default_factory=dict)
+    single: Table | None = None
+    fit: Fit | None = None
+    latency: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,165 @@
+"""Setup: from what was asked to what can be worked on; bad input ends here, in one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from allot import certify, ledger
+from allot import check as checks
+from allot.errors import InputError, MissingError, PlanError
+from allot.files import read_json, write_json
+from allot.job import Budget, Job, say
+from allot.ledger import Use, sample_digests
+from allot.memo import Memo
+from allot.site import Graph
+from allot.solve.milp import smallest, solve
+from allot.space import Space
+from allot.table import Table
+from allot.target import Target, Workload
+from allot.task import Task
+
+JOB, MEMO = "job.json", "measurements.jsonl"
+
+
+def check(task: Task, *, target: Target, max_drop: float, asked: Sequence[Budget]) -> None:
+    """Raises InputError for a task, target, drop or budget that nothing could be done with."""
+    lacking = target.missing()
+    if lacking:
+        raise MissingError(lacking)
+    if not 0 < max_drop <= 100:
+        raise InputError(f"--max-drop {max_drop:g}: points of the metric, above 0 and up to 100")
+    for b in asked:
+        if b.bill not in target.bills:
+            have = ", ".join(target.bills)
+            raise InputError(
+                f"--budget {b.bill}={b.text}: {target.name} states {have}, not {b.bill}; "
+                "choose another target or bill"
+            )
+    checks.check(task)
+
+
+def space(
+    graph: Graph,
+    axes: Mapping[str, Callable[..., Space]],
+    *,
+    target: Target,
+    pins: Mapping[str, str],
+    excludes: Sequence[str],
+) -> Space:
+    """The space of all axes, cut to what the target can, with pins and exclusions."""
+    whole = Space(graph=graph, choices=())
+    for build in axes.values():
+        whole = whole + build(graph, target)
+    whole = whole.only(lambda option, site: target.can(option, site, graph))
+    for pattern in excludes:
+        whole = whole.exclude(pattern)
+    for name, label in pins.items():
+        whole = whole.pin(name, label)
+    if all(n == 1 for n in whole.counts):
+        raise InputError(
+            f"nothing is left to choose: {len(whole.choices)} sites on the axes "
+            f"{', '.join(axes)}, each with one option"
+        )
+    return whole
+
+
+def provable(task: Task, max_drop: float) -> str:
+    """What the certify set can prove at best; said before any long work."""
+    n = len(task.certify)
+    best = certify.smallest_provable_drop(n)
+    usual = certify.smallest_provable_drop(n, discordant_share=0.02)
+    text = (
+        f"{n} certify samples can prove a drop of {best:.2f} points if no prediction changes, "
+        f"about {usual:.2f} if 2 % of them change; asked: {max_drop:g}"
+    )
+    if max_drop < best:
+        need = certify.samples_needed(max_drop)
+        text += f". That cannot be proven; it takes at least {need} samples"
+    return text
+
+
+def folder(path: Path, job: Job, task: Task, *, resume: bool) -> tuple[Path, Memo]:
+    """The run's folder and what was measured in it before.
+
+    Raises InputError for a folder that is in use unless the same job is resumed there.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; --out names a folder")
+    if path.exists() and any(path.iterdir()):
+        _same_job(path, job, resume=resume)
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / JOB, job.dump())
+    used = ledger.read(path)
+    by = f"{job.graph}-{job.weights}-{job.seed}"
+    for purpose, data in (("calibrate", task.calibrate), ("search", task.search)):
+        used = used.record(Use(purpose=purpose, by=by, digests=sample_digests(data.inputs)))
+    ledger.write(used, path)
+    return path, Memo(path / MEMO)
+
+
+def _same_job(path: Path, job: Job, *, resume: bool) -> None:
+    if not resume:
+        raise InputError(
+            f"{path} is not empty; continue the job in it with --resume, or give another --out"
+        )
+    if not (path / JOB).exists():
+        raise InputError(f"{path} holds no job to resume; give another --out")
+    differ = job.differs(read_json(path / JOB))
+    if differ:
+        raise InputError(
+            f"the job in {path} was another one: {', '.join(differ)} differ; start it with the "
+            "same settings or give another --out"
+        )
+
+
+def read_job(path: Path) -> Job:
+    """The job of a run's folder; raises InputError where there is none."""
+    if not (path / JOB).exists():
+        raise InputError(f"{path} is no run of allot: it has no {JOB}")
+    data = read_json(path / JOB)
+    return Job(
+        **{
+            **data,
+            "workload": Workload(**data["workload"]),
+            "budgets": tuple(data["budgets"]),
+            "axes": tuple(data["axes"]),
+            "pins": tuple((a, b) for a, b in data["pins"]),
+            "excludes": tuple(data["excludes"]),
+        }
+    )
+
+
+def same(job: Job, *, graph: str, weights: str) -> None:
+    """Raises PlanError unless the job was about this network with these weights."""
+    if job.graph != graph:
+        raise PlanError(f"the run was made for another network: {job.graph}, this one is {graph}")
+    if job.weights != weights:
+        raise PlanError(f"the run was made for other weights: {job.weights}, these are {weights}")
+
+
+def limits(
+    space: Space,
+    asked: Sequence[Budget],
+    *,
+    bills: Mapping[str, Table],
+    originals: Mapping[str, float],
+) -> dict[str, float]:
+    """Upper bounds in base units; raises BudgetError that names the smallest reachable ones."""
+    found = {b.bill: b.limit(originals[b.bill]) for b in asked}
+
+    def describe(name: str, value: float) -> str:
+        return f"{say(name, value)} ({100 * value / originals[name]:.2f} % of the original)"
+
+    if found:
+        nothing = Table(unit="nat", origin="none")
+        solve(space.counts, harm=nothing, bills=bills, limits=found, describe=describe)
+    return found
+
+
+def middle(space: Space, bills: Mapping[str, Table], originals: Mapping[str, float]) -> float:
+    """A size halfway (on a log scale) between the smallest and the original."""
+    least = smallest(space.counts, bills["size"])[1]
+    return math.sqrt(least * originals["size"])
+
