@@ -22,7 +22,7 @@ from allot.target import Arrays, Target, Workload
 from allot.task import Inputs, Task, take
 from allot.timing import compare, ratio
 
-_PROBES, _ROUNDS = 8, 25
+_PROBES, _ROUNDS = 6, 25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +46,17 @@ class Clock:
         self.task, self.bank, self.target, self.workload = task, bank, target, workload
         self.memo = memo
         self._originals: list[float] = []
+        self._original_file = b""
 
     def exported(self, standins: Mapping[str, nn.Module]) -> bytes:
         """The ONNX file of the network with stand-ins in place."""
         planned = self.bank.copy(standins)
         return to_onnx(deploy(planned, self.bank.graph), self.task.example())
+
+    def original(self) -> bytes:
+        """The ONNX file of the float original."""
+        self._original_file = self._original_file or self.exported({})
+        return self._original_file
 
     def times(
         self, plans: Mapping[str, Mapping[str, nn.Module]], *, rounds: int = _ROUNDS
@@ -58,7 +64,7 @@ class Clock:
         """Name -> times of several plans (given as stand-ins), all in turn with the original."""
         new = [k for k in plans if f"time/{k}" not in self.memo]
         if new:
-            files = {k: self.exported(plans[k]) for k in new} | {"": self.exported({})}
+            files = {k: self.exported(plans[k]) for k in new} | {"": self.original()}
             sessions = {
                 k: self.target.open(f, workload=self.workload) for k, f in files.items()
             }
@@ -66,7 +72,7 @@ class Clock:
             found = compare(sessions, inputs, rounds=rounds, threads=self.workload.threads)
             for k in new:
                 r = ratio(found[k], found[""])
-                timed = Timed(
+                taken = Timed(
                     median_s=found[k].median_s,
                     original_s=found[""].median_s,
                     ratio=r.value,
@@ -74,10 +80,10 @@ class Clock:
                     high=r.high,
                     n=r.n,
                 )
-                self.memo.put(f"time/{k}", asdict(timed))
-        timed = {k: Timed(**self.memo.get(f"time/{k}", dict)) for k in plans}
-        self._originals += [t.original_s for t in timed.values()]
-        return timed
+                self.memo.put(f"time/{k}", asdict(taken))
+        known = {k: Timed(**self.memo.get(f"time/{k}", dict)) for k in plans}
+        self._originals += [t.original_s for t in known.values()]
+        return known
 
     def original_s(self) -> float:
         """Median seconds per call of the float original over all turns so far."""

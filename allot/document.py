@@ -213,7 +213,7 @@ def timed(run: Run, onnx: bytes, target: Target) -> dict[str, Any]:
     """The file beside the float original in one runtime, in turns."""
     sessions = {
         "file": target.open(onnx, workload=run.workload),
-        "original": target.open(run.clock.exported({}), workload=run.workload),
+        "original": target.open(run.clock.original(), workload=run.workload),
     }
     inputs = repeated(run.task.calibrate.inputs, run.workload.batch)
     found = compare(sessions, inputs, rounds=40, threads=run.workload.threads)

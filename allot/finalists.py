@@ -11,7 +11,7 @@ from allot.front import Front, Measured, unbeaten
 from allot.recover import STRONG, Recovery
 from allot.search import Search
 
-_TIMED, _TRIES = 3, 3
+_STRENGTHENED, _TIMED, _TRIES = 5, 3, 3
 
 
 def finalists(
@@ -26,7 +26,7 @@ def finalists(
     Plans that are slower in truth than the table said are put right; when none of the timed ones
     meets a latency limit, the table's limit is tightened by what it was off and solved again.
     """
-    strengthen(search, progress=lambda s: progress(0.6 * s))
+    strengthen(search, limits, progress=lambda s: progress(0.6 * s))
     if "latency" not in limits:
         front = search.front()
         return front, best_within(front, limits)
@@ -49,10 +49,16 @@ def finalists(
 
 
 def strengthen(
-    search: Search, *, recovery: Recovery = STRONG, progress: Callable[[float], None]
+    search: Search,
+    limits: Mapping[str, float],
+    *,
+    recovery: Recovery = STRONG,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> None:
-    """Every plan of the front measured once more after strong recovery; the better one stays."""
+    """The best few plans within limits measured again after strong recovery; the better stays."""
     points = unbeaten(list(search.plans.values()), sorted(search.bills))
+    within = [m for m in points if fits(m, limits)]
+    points = tuple(sorted(within, key=lambda m: m.divergence)[:_STRENGTHENED])
     for i, m in enumerate(points):
         loss = search.meter.loss(search.space.options(m.point), recovery=recovery)
         if loss.divergence < m.divergence:

@@ -31,18 +31,22 @@ class Prefix:
     """Recorded outputs of the original's stages on fixed data; an exact short cut.
 
     A stage is a module that is called once, and that is no mere container: children of the
-    network, and of its containers, however deep.  `most_bytes` bounds what is kept: stages beyond
-    it (the latest first recorded win) are run again.
+    network, and of its containers, however deep.  Never recorded, so run again: what puts out its
+    first input, a view of it, or changes it in place (others would miss the change), and what
+    puts out more than one tensor.  `most_bytes` bounds what is kept: stages beyond it (those
+    recorded first win) are run again.
     """
 
     def __init__(
         self, task: Task, bank: Bank, data: Data, *, batch: int, most_bytes: int = 2**30
     ) -> None:
         self.bank, self.batch, self.data = bank, batch, data
-        self._order = [name for name, event in bank.graph.order if event == "start"]
         self._recorded: dict[str, list[Tensor]] = {}
         self._budget = most_bytes
-        hooks = {(n, "out"): [self._recorder(n)] for n in stages(bank.skeleton, bank.graph)}
+        hooks: dict[tuple[str, str], list[Observer]] = {}
+        for name in stages(bank.skeleton, bank.graph):
+            before, after = self._recorder(name)
+            hooks |= {(name, "in"): [before], (name, "out"): [after]}
         with observed(bank.skeleton, hooks), torch.no_grad():
             self.original = torch.cat(
                 [task.forward(bank.skeleton, b) for b in data.batches(batch)]
@@ -50,14 +54,22 @@ class Prefix:
         whole = len(list(data.batches(batch)))
         self._recorded = {k: v for k, v in self._recorded.items() if len(v) == whole}
 
-    def _recorder(self, name: str) -> Observer:
-        def record(x: Tensor) -> None:
-            size = x.element_size() * x.nelement()
-            if isinstance(x, Tensor) and size <= self._budget:
-                self._budget -= size
-                self._recorded.setdefault(name, []).append(x.clone())
+    def _recorder(self, name: str) -> tuple[Observer, Observer]:
+        """Observers before and after a stage."""
+        entered: list[tuple[Tensor, int]] = []
 
-        return record
+        def before(x: object) -> None:
+            entered[:] = [(x, x._version)] if isinstance(x, Tensor) else []
+
+        def after(y: object) -> None:
+            if not isinstance(y, Tensor) or not all(_untouched(x, v, y) for x, v in entered):
+                return
+            size = y.element_size() * y.nelement()
+            if size <= self._budget:
+                self._budget -= size
+                self._recorded.setdefault(name, []).append(y.clone())
+
+        return before, after
 
     def outputs(self, task: Task, standins: Mapping[str, nn.Module]) -> Tensor:
         """Outputs of the network with stand-ins in place for all data: [n, ...]."""
@@ -67,14 +79,19 @@ class Prefix:
 
     def replays(self, touched: Iterable[str]) -> dict[str, nn.Module]:
         """Replays for the recorded stages that end before the first touched module starts."""
-        places = [self._order.index(n) for n in touched]
-        if not places:
-            return {}
-        first = min(places)
-        early = [n for n in self._order[:first] if n in self._recorded]
+        order = self.bank.graph.order
+        first = min((order.index((n, "start")) for n in touched), default=0)
         # a stage that holds the first touched module has started but not ended
-        held = self._order[first]
-        return {n: Replay(self._recorded[n]) for n in early if not held.startswith(f"{n}.")}
+        ended = [n for n, event in order[:first] if event == "end" and n in self._recorded]
+        return {n: Replay(self._recorded[n]) for n in ended}
+
+
+def _untouched(x: Tensor, version: int, y: Tensor) -> bool:
+    """Whether input x is as it was at that version, and output y has a storage of its own."""
+    return (
+        x._version == version
+        and x.untyped_storage().data_ptr() != y.untyped_storage().data_ptr()
+    )
 
 
 def stages(model: nn.Module, graph: Graph) -> tuple[str, ...]:

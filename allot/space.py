@@ -79,9 +79,12 @@ class Space:
         return self._with(at, (found[0],))
 
     def exclude(self, pattern: str) -> Space:
-        """The space with every matching site left as it is; 're:' starts a regular expression."""
-        test = re.compile(pattern[3:]).search if pattern.startswith("re:") else pattern.__eq__
-        hits = [i for i, c in enumerate(self.choices) if test(c.site)]
+        """The space with every matching site left as it is; 're:' starts a regular expression.
+
+        Sites tied to a matching one stay as well.  Raises InputError.
+        """
+        test = _matcher(pattern)
+        hits = [i for i, c in enumerate(self.choices) if any(map(test, (c.site, *c.tied)))]
         if not hits:
             raise InputError(f"--exclude {pattern} matches no site of {len(self.choices)}")
         space = self
@@ -92,3 +95,13 @@ class Space:
     def _with(self, at: int, options: tuple[Option, ...]) -> Space:
         new = replace(self.choices[at], options=options)
         return replace(self, choices=(*self.choices[:at], new, *self.choices[at + 1 :]))
+
+
+def _matcher(pattern: str) -> Callable[[str], object]:
+    """Tells whether a site's name is meant by the pattern of an exclusion."""
+    if not pattern.startswith("re:"):
+        return pattern.__eq__
+    try:
+        return re.compile(pattern[3:]).search
+    except re.error as e:
+        raise InputError(f"--exclude {pattern} is no regular expression: {e}") from e

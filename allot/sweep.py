@@ -63,6 +63,8 @@ def observed(
 
 def _before(group: Sequence[Observer]) -> Callable[..., Any]:
     def hook(module: nn.Module, args: tuple[Any, ...]) -> Any:
+        if not args:  # called by keywords only: there is no first input to see
+            return None
         x = args[0]
         for observer in group:
             new = observer(x)

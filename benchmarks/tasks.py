@@ -40,11 +40,14 @@ CLASSES = (
 
 
 class Halve(nn.Module):
-    """Every second pixel, with zero channels on both sides: [n, c, h, w] -> [n, 2c, h/2, w/2]."""
+    """Every second pixel, with `pad` zero channels on both sides, as published."""
+
+    def __init__(self, pad: int) -> None:
+        nn.Module.__init__(self)
+        self.pad = pad
 
     def forward(self, x: Tensor) -> Tensor:
-        c = x.shape[1]
-        return functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, c // 2, c - c // 2))
+        return functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad))
 
 
 class Block(nn.Module):
@@ -56,7 +59,7 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(cout)
         self.conv2 = nn.Conv2d(cout, cout, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(cout)
-        self.shortcut: nn.Module = Halve() if stride == 2 else nn.Identity()
+        self.shortcut: nn.Module = Halve(cout // 4) if stride == 2 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         out = functional.relu(self.bn1(self.conv1(x)))

@@ -31,7 +31,7 @@ def row_scale(w: Tensor, fmt: Int, *, weight: Tensor | None = None) -> Tensor:
         e = ((w - q).square() * importance).sum(1)
         better = e < error
         best, error = torch.where(better, scale, best), torch.where(better, e, error)
-    return best
+    return torch.where(top > 0, best, torch.ones_like(best))
 
 
 def tensor_scale(

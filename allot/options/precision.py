@@ -83,17 +83,19 @@ def _curvature(rows: Tensor, gram: Tensor | None) -> Tensor | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Values(Statistic):
-    """Smallest, largest and evenly picked values of every sample: state [n, 2 + picks].
+    """Smallest, largest and randomly picked values of every sample: state [n, 2 + picks].
 
-    One row a sample, so the state does not depend on how the data were cut into batches.
+    One row a sample, so the state does not depend on how the data were cut into batches.  The
+    same places in every sample, drawn by a fixed seed: steps of one length would fall into one
+    column of an image whose width divides them.
     """
 
     picks: int = _PICKS
 
     def update(self, state: Tensor | None, x: Tensor) -> Tensor:
         flat = x.detach().reshape(len(x), -1).float()
-        n = flat.shape[1]
-        index = (torch.arange(min(self.picks, n)) * 7919 * max(1, n // self.picks)) % n
+        places = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0))
+        index = places[: self.picks].to(flat.device)
         rows = torch.cat([flat.amin(1, True), flat.amax(1, True), flat[:, index]], dim=1)
         return rows if state is None else torch.cat([state, rows])
 

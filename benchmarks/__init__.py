@@ -1,0 +1,1 @@
+"""One script per question; `allot bench NAME` runs them and writes their figures."""

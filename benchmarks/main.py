@@ -1,0 +1,67 @@
+"""The main job's table: every figure it has to meet, measured in one run.
+
+`allot bench main --json FILE` runs all of it; `--quick` a version under five minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from allot.document import versions
+from allot.latency import device
+from benchmarks import against_modelopt, certificate, demo, joint, resnet20
+from benchmarks.figures import Figure
+
+ROOT = Path(__file__).parents[1]
+PARTS: tuple[Callable[[bool, int], dict[str, Figure]], ...] = (
+    demo.run,
+    resnet20.run,
+    against_modelopt.run,
+    joint.run,
+    certificate.run,
+)
+
+
+def run(quick: bool, seed: int) -> dict[str, Figure]:
+    """All figures; a quick run leaves out the demo and takes fewer plans, images and seeds."""
+    found: dict[str, Figure] = {}
+    for part in PARTS[1:] if quick else PARTS:
+        found |= part(quick, seed)
+    return found
+
+
+def origin() -> dict[str, Any]:
+    """Commit and machine that figures were measured on."""
+    head = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
+    )
+    machine = {"processor": device(), "cores": torch.get_num_threads(), **versions()}
+    return {
+        "commit": head.stdout.strip(),
+        "machine": {**machine, "system": platform.system()},
+    }
+
+
+def table(figures: dict[str, Figure]) -> str:
+    """The figures as a Markdown table."""
+    rows = ["| figure | value | bar | holds | 95 % interval | n | seeds |", "|---|--:|--:|---|---|--:|---|"]
+    for name, f in figures.items():
+        span = "" if not f["interval"] else "{:.4g} to {:.4g}".format(*f["interval"])
+        holds = "yes" if f["holds"] else "**no**"
+        seeds = ", ".join(map(str, f["seeds"]))
+        rows.append(
+            f"| {name} | {f['value']:.4g} | {f['bar']:g} | {holds} | {span} | {f['n']} | {seeds} |"
+        )
+    return "\n".join(rows)
+
+
+def write(path: Path, figures: dict[str, Figure]) -> None:
+    """The committed result of a full run and the page that shows it."""
+    path.write_text(json.dumps({**origin(), "figures": figures}, indent=1) + "\n")
