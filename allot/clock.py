@@ -65,9 +65,7 @@ class Clock:
         new = [k for k in plans if f"time/{k}" not in self.memo]
         if new:
             files = {k: self.exported(plans[k]) for k in new} | {"": self.original()}
-            sessions = {
-                k: self.target.open(f, workload=self.workload) for k, f in files.items()
-            }
+            sessions = {k: self.target.open(f, workload=self.workload) for k, f in files.items()}
             inputs = repeated(self.task.calibrate.inputs, self.workload.batch)
             found = compare(sessions, inputs, rounds=rounds, threads=self.workload.threads)
             for k in new:

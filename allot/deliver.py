@@ -167,9 +167,7 @@ def _statement(run: Run, found: Tensor) -> Statement:
     original = original_outputs(run)
     labels = task.certify.labels
     if labels is None:
-        return state_agreement(
-            original.argmax(1), found.argmax(1), max_drop=drop, data=task.name
-        )
+        return state_agreement(original.argmax(1), found.argmax(1), max_drop=drop, data=task.name)
     return state(
         task.score(original, labels),
         task.score(found, labels),

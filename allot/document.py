@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -109,9 +110,7 @@ def summary(d: Delivery, original: Tensor) -> dict[str, Any]:
         "axes": list(job.axes),
         "metric": run.task.metric,
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "budgets": {
-            k: {"limit": v, "asked": _asked(job.budgets, k)} for k, v in d.limits.items()
-        },
+        "budgets": {k: {"limit": v, "asked": _asked(job.budgets, k)} for k, v in d.limits.items()},
         "max_drop": job.max_drop,
         "original": {**run.originals, "metric": float(scores.mean()), "n": len(scores)},
         "compressed": None,
@@ -133,15 +132,22 @@ def _asked(budgets: tuple[str, ...], bill: str) -> str:
 def notes(run: Run) -> list[str]:
     """What a reader should know: what stayed in float, what could not be chosen, how sure."""
     graph = run.space.graph
-    said = [f"{n} ({kind}, {k} parameters) is not understood and stays in float"
-            for n, kind, k in graph.unknown]
-    said += [f"{s.name} keeps its width: {s.fixed}" for s in graph.sites
-             if s.kind == "channels" and s.fixed]
+    said = [
+        f"{n} ({kind}, {k} parameters) is not understood and stays in float"
+        for n, kind, k in graph.unknown
+    ]
+    said += [
+        f"{s.name} keeps its width: {s.fixed}"
+        for s in graph.sites
+        if s.kind == "channels" and s.fixed
+    ]
     struck: dict[str, int] = {}
     for c in run.space.choices:
         for label, reason in c.struck:
             struck[f"{label}: {reason}"] = struck.get(f"{label}: {reason}", 0) + 1
     said += [f"struck out at {n} sites, {text}" for text, n in struck.items()]
+    if run.stages.over():
+        said.append("the time limit was reached: fewer plans were measured than could have been")
     if run.fit is not None:
         said.append(
             f"the latency model misses the {run.fit.n} networks it was fitted to by "
@@ -174,8 +180,10 @@ def compressed(
         "optimality_gap": m.gap,
     }
     if here:
-        document["latency"] = here["median_s"]
-        document["latency_interval"] = [v * here["original_s"] for v in here["ratio_interval"]]
+        # by the ratio of turns taken together, so that both sides of the summary fit each other
+        original_s = run.originals.get("latency", here["original_s"])
+        document["latency"] = here["ratio"] * original_s
+        document["latency_interval"] = [v * original_s for v in here["ratio_interval"]]
     return document
 
 
@@ -210,7 +218,13 @@ def layers(run: Run, m: Measured) -> list[dict[str, Any]]:
 
 
 def timed(run: Run, onnx: bytes, target: Target) -> dict[str, Any]:
-    """The file beside the float original in one runtime, in turns."""
+    """The file beside the float original in one runtime, in turns; once per job."""
+    name = f"timed/{target.name}/{hashlib.sha256(onnx).hexdigest()[:16]}"
+    found: dict[str, Any] = run.memo.get(name, lambda: _timed(run, onnx, target))
+    return found
+
+
+def _timed(run: Run, onnx: bytes, target: Target) -> dict[str, Any]:
     sessions = {
         "file": target.open(onnx, workload=run.workload),
         "original": target.open(run.clock.original(), workload=run.workload),
@@ -236,4 +250,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-

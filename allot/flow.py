@@ -6,8 +6,9 @@ check -> trace -> space -> calibrate -> bank -> latency -> harm -> search -> fin
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from allot import job as jobs
 from allot.bank import Bank
 from allot.calibrate import calibrate, needed
 from allot.certify import Statement
+from allot.check import check_forward
 from allot.clock import Clock
 from allot.deliver import Delivery, deliver, proven, refused
-from allot.run import Run
 from allot.errors import NotCertified
 from allot.finalists import finalists
 from allot.front import Front, Measured
@@ -26,7 +27,8 @@ from allot.harm.one_at_a_time import add_pairs, one_at_a_time
 from allot.measure import Meter
 from allot.options.width import removals
 from allot.plan import weights_digest
-from allot.search import Effort, Search
+from allot.run import Run
+from allot.search import EFFORT, Effort, Search
 from allot.solve.milp import solve
 from allot.space import Space
 from allot.stages import Report, Stages, silent
@@ -34,6 +36,8 @@ from allot.table import Table
 from allot.target import Target, Workload
 from allot.task import Task
 from allot.trace import trace
+
+WORKLOAD = Workload()
 
 # builds the part of a space that one axis adds
 Axis = Callable[..., Space]
@@ -57,13 +61,13 @@ def compress(
     max_drop: float = 1.0,
     axes: Mapping[str, Axis],
     target: Target,
-    workload: Workload = Workload(),
+    workload: Workload = WORKLOAD,
     out: str | Path,
     seed: int = 0,
     pins: Mapping[str, str] | None = None,
     excludes: Sequence[str] = (),
     checked_in: Sequence[Target] = (),
-    effort: Effort = Effort(),
+    effort: Effort = EFFORT,
     resume: bool = False,
     time_limit: float | None = None,
     source: str = "",
@@ -83,9 +87,12 @@ def compress(
     """
     asked = jobs.budgets(budgets)
     stages = Stages(report, limit=time_limit)
+    # the user's network is left as it is, also where it was handed over in training mode
+    task = replace(task, model=copy.deepcopy(task.model).eval().requires_grad_(False))
     with stages.stage("trace"):
         setup.check(task, target=target, max_drop=max_drop, asked=asked)
         graph = trace(task.model, task.forward, task.example())
+        check_forward(task)
         space = setup.space(graph, axes, target=target, pins=pins or {}, excludes=excludes)
     tell(setup.provable(task, max_drop))
     job = jobs.Job(
@@ -194,7 +201,4 @@ def rebuild(task: Task, job: jobs.Job, *, axes: Mapping[str, Axis], target: Targ
     """The space of a finished job, to read its points again; raises PlanError for another task."""
     graph = trace(task.model, task.forward, task.example())
     setup.same(job, graph=graph.digest, weights=weights_digest(task.model))
-    return setup.space(
-        graph, axes, target=target, pins=dict(job.pins), excludes=job.excludes
-    )
-
+    return setup.space(graph, axes, target=target, pins=dict(job.pins), excludes=job.excludes)

@@ -73,9 +73,7 @@ class Meter:
             )
         return self._moments[recovery.samples]
 
-    def standins(
-        self, options: Mapping[str, Option], recovery: Recovery
-    ) -> dict[str, nn.Module]:
+    def standins(self, options: Mapping[str, Option], recovery: Recovery) -> dict[str, nn.Module]:
         """Stand-ins of a plan after recovery, for a trial or a copy."""
         original = self.moments(recovery)
         return recovered(self.bank, self.task, options, recovery=recovery, original=original)

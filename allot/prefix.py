@@ -48,9 +48,7 @@ class Prefix:
             before, after = self._recorder(name)
             hooks |= {(name, "in"): [before], (name, "out"): [after]}
         with observed(bank.skeleton, hooks), torch.no_grad():
-            self.original = torch.cat(
-                [task.forward(bank.skeleton, b) for b in data.batches(batch)]
-            )
+            self.original = torch.cat([task.forward(bank.skeleton, b) for b in data.batches(batch)])
         whole = len(list(data.batches(batch)))
         self._recorded = {k: v for k, v in self._recorded.items() if len(v) == whole}
 
@@ -89,8 +87,7 @@ class Prefix:
 def _untouched(x: Tensor, version: int, y: Tensor) -> bool:
     """Whether input x is as it was at that version, and output y has a storage of its own."""
     return (
-        x._version == version
-        and x.untyped_storage().data_ptr() != y.untyped_storage().data_ptr()
+        x._version == version and x.untyped_storage().data_ptr() != y.untyped_storage().data_ptr()
     )
 
 
@@ -109,5 +106,3 @@ def stages(model: nn.Module, graph: Graph) -> tuple[str, ...]:
 
     visit(model, "")
     return tuple(sorted(found, key=starts.index))
-
-

@@ -174,13 +174,13 @@ def affine(module: nn.Module, gain: Tensor, shift: Tensor) -> nn.Module:
     if isinstance(module, QuantizedLayer):
         return module.affine(gain, shift)
     new = copy.deepcopy(module)
+    if not isinstance(new, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d):
+        raise TypeError(f"{type(module).__name__} has no affine to correct")
     with torch.no_grad():
-        if isinstance(new, nn.Conv2d | nn.Linear):
-            new.weight.mul_(gain.view(-1, *([1] * (new.weight.dim() - 1))))
-        elif isinstance(new.weight, Tensor):
-            new.weight.mul_(gain)
+        if new.weight is None:  # a norm without affine gets one
+            new.affine, new.weight = True, nn.Parameter(gain.clone(), requires_grad=False)
         else:
-            raise TypeError(f"{type(module).__name__} has no affine to correct")
+            new.weight.mul_(gain.view(-1, *([1] * (new.weight.dim() - 1))))
         bias = torch.zeros_like(shift) if new.bias is None else new.bias.detach() * gain
         new.bias = nn.Parameter(bias + shift, requires_grad=False)
     return new

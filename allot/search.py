@@ -33,6 +33,9 @@ class Effort:
     seconds: float = 15.0
 
 
+EFFORT = Effort()
+
+
 class Search:
     """The loop over one space; `plans` holds every measured plan with what the tables foretold."""
 
@@ -46,7 +49,7 @@ class Search:
         limits: Mapping[str, float],
         originals: Mapping[str, float],
         recovery: Recovery = STEADY,
-        effort: Effort = Effort(),
+        effort: Effort = EFFORT,
         progress: Callable[[float], None] = lambda share: None,
         out_of_time: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -108,9 +111,7 @@ class Search:
             found.append({k: _between(self.originals[k] * 0.98, goal[k], share) for k in names})
         for i in range(1, inner + 1):
             share = i / (inner + 0.5)
-            found.append(
-                {k: _between(self.limits[k], self._least[k] * 1.02, share) for k in names}
-            )
+            found.append({k: _between(self.limits[k], self._least[k] * 1.02, share) for k in names})
         return found
 
     def _middle(self) -> dict[str, float]:
@@ -186,8 +187,9 @@ def corrected(table: Table, points: Sequence[Point], measured: Sequence[float]) 
     by all values of common cause and own to each (term, options).  The posterior mean of e scales
     the table; no value changes its sign.
     """
-    used = sorted({(k, tuple(p[i] for i in t.at)) for p in points
-                   for k, t in enumerate(table.terms)})
+    used = sorted(
+        {(k, tuple(p[i] for i in t.at)) for p in points for k, t in enumerate(table.terms)}
+    )
     column = {key: c for c, key in enumerate(used)}
     foretold = np.array([max(table.of(p), 1e-12) for p in points])
     share = np.zeros((len(points), len(used)))

@@ -162,4 +162,3 @@ def middle(space: Space, bills: Mapping[str, Table], originals: Mapping[str, flo
     """A size halfway (on a log scale) between the smallest and the original."""
     least = smallest(space.counts, bills["size"])[1]
     return math.sqrt(least * originals["size"])
-

@@ -41,7 +41,7 @@ class Target(Part):
 
     @abstractmethod
     def missing(self) -> str:
-        """"" where the runtime can be used here, else one sentence: what lacks, how to get it."""
+        """ "" where the runtime can be used here, else one sentence: what lacks, how to get it."""
 
     @abstractmethod
     def version(self) -> str:
@@ -49,7 +49,7 @@ class Target(Part):
 
     @abstractmethod
     def can(self, option: Option, site: Site, graph: Graph) -> str:
-        """"" where the target has a kernel for the option at the site, else why it has not."""
+        """ "" where the target has a kernel for the option at the site, else why it has not."""
 
     @abstractmethod
     def channel_step(self, size: int) -> int:

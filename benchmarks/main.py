@@ -51,7 +51,10 @@ def origin() -> dict[str, Any]:
 
 def table(figures: dict[str, Figure]) -> str:
     """The figures as a Markdown table."""
-    rows = ["| figure | value | bar | holds | 95 % interval | n | seeds |", "|---|--:|--:|---|---|--:|---|"]
+    rows = [
+        "| figure | value | bar | holds | 95 % interval | n | seeds |",
+        "|---|--:|--:|---|---|--:|---|",
+    ]
     for name, f in figures.items():
         span = "" if not f["interval"] else "{:.4g} to {:.4g}".format(*f["interval"])
         holds = "yes" if f["holds"] else "**no**"

@@ -66,15 +66,16 @@ def add_pairs(
     divergence that is half a squared length; other combinations get rho sqrt(h_i h_j).
     """
     single = {t.at[0]: t.values for t in table.terms if len(t.at) == 1}
-    pairs = [p for p in _neighbours(space) if all(around[i] and single[i][around[i]] > 0 for i in p)]
-    pairs.sort(key=lambda p: -math.sqrt(single[p[0]][around[p[0]]] * single[p[1]][around[p[1]]]))
+    alone = {i: values[around[i]] for i, values in single.items() if around[i]}
+    pairs = [(i, j) for i, j in _neighbours(space) if min(alone.get(i, 0), alone.get(j, 0)) > 0]
+    pairs.sort(key=lambda p: -math.sqrt(alone[p[0]] * alone[p[1]]))
     terms = list(table.terms)
     for k, (i, j) in enumerate(pairs[:most]):
         point = changed(space.original, {i: around[i], j: around[j]})
         both = meter.loss(space.options(point), recovery=recovery).divergence - table.constant
         a, b = single[i], single[j]
-        scale = math.sqrt(a[around[i]] * b[around[j]])
-        rho = float(np.clip((both - a[around[i]] - b[around[j]]) / scale, -2, 2))
+        scale = math.sqrt(alone[i] * alone[j])
+        rho = float(np.clip((both - alone[i] - alone[j]) / scale, -2, 2))
         terms.append(Term(at=(i, j), values=rho * np.sqrt(np.outer(a, b))))
         progress((k + 1) / min(most, len(pairs)))
     origin = f"{table.origin}, {len(terms) - len(single)} pairs measured"

@@ -34,9 +34,7 @@ def row_scale(w: Tensor, fmt: Int, *, weight: Tensor | None = None) -> Tensor:
     return torch.where(top > 0, best, torch.ones_like(best))
 
 
-def tensor_scale(
-    values: Tensor, low: float, high: float, fmt: UInt
-) -> tuple[float, int]:
+def tensor_scale(values: Tensor, low: float, high: float, fmt: UInt) -> tuple[float, int]:
     """Scale and zero point of least squared error for values [n] within [low, high].
 
     The range always holds 0, so that zero stays exact; values that are never negative get zero

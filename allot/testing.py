@@ -1,0 +1,253 @@
+"""Testing: the laws that every option, rounding and target keeps, to be inherited by its tests.
+
+    class TestMine(OptionLaws):
+        def option(self) -> Option:
+            return Mine(strength=3)
+
+pytest collects the laws with the class; each is one method whose name says it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from allot import part
+from allot.num.formats import Int, encode
+from allot.num.rounding import Rounding
+from allot.option import Effect, Option, Stats
+from allot.part import Part
+from allot.plan import Plan
+from allot.plan import load as load_plan
+from allot.site import Graph, Site, Touch
+from allot.space import Choice
+from allot.target import Target
+
+
+def _random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _survives_a_file(p: Part) -> bool:
+    """Whether a part comes back from JSON as an equal one with an equal hash."""
+    back = part.load(json.loads(json.dumps(p.dump())))
+    return bool(back == p and hash(back) == hash(p))
+
+
+def same_tensors(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
+    """Equal bit for bit, and equally many."""
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+class OptionLaws:
+    """Laws of an option. Give `option`, `original`, and `place`: where it may be applied."""
+
+    @abstractmethod
+    def option(self) -> Option:
+        """One that changes something."""
+
+    @abstractmethod
+    def original(self) -> Option:
+        """The one of the same class that changes nothing."""
+
+    @abstractmethod
+    def place(self) -> tuple[nn.Module, Graph, Site, Stats]:
+        """A network in eval mode, its graph, a site of the option's kind, statistics for it."""
+
+    def test_it_survives_a_file(self) -> None:
+        assert _survives_a_file(self.option()) and _survives_a_file(self.original())
+
+    def test_a_plan_of_it_survives_a_file(self) -> None:
+        plan = Plan(graph="g", weights="w", options={"site": self.option()})
+        assert load_plan(json.loads(json.dumps(plan.dump()))) == plan
+
+    def test_its_label_is_one_word_and_not_the_originals(self) -> None:
+        label, original = self.option().label, self.original().label
+        assert label and label != original and not any(c.isspace() for c in label + original)
+
+    def test_only_the_original_says_so(self) -> None:
+        assert self.original().is_original and not self.option().is_original
+
+    def test_the_original_costs_what_the_original_costs(self) -> None:
+        *_, site, _ = self.place()
+        effect = self.original().effect(site)
+        unchanged = effect.keep in (-1, site.shape[0])
+        assert unchanged and (effect.stored_bits, effect.compute_bits) == (32, 32)
+
+    def test_it_is_cheaper_than_the_original(self) -> None:
+        *_, site, _ = self.place()
+        assert _cheaper(self.option().effect(site), self.original().effect(site))
+
+    def test_the_original_needs_nothing_to_be_known(self) -> None:
+        _, graph, site, _ = self.place()
+        assert self.original().needs(site, graph) == ()
+
+    def test_it_takes_no_statistic_that_it_did_not_ask_for(self) -> None:
+        _, graph, site, stats = self.place()
+        asked = {s: stats[s] for s in self.option().needs(site, graph)}
+        for module, touch in self._touched():
+            self._apply(module, touch, asked)
+
+    def test_apply_leaves_the_module_and_its_numbers_as_they_are(self) -> None:
+        for module, touch in self._touched():
+            before = {k: v.clone() for k, v in module.state_dict().items()}
+            parts = [id(m) for m in module.modules()]
+            new = self._apply(module, touch, self.place()[3])
+            assert new is not module and parts == [id(m) for m in module.modules()]
+            after = module.state_dict()
+            assert list(before) == list(after)
+            assert same_tensors(list(before.values()), list(after.values()))
+
+    def test_applying_it_twice_gives_the_same_numbers(self) -> None:
+        for module, touch in self._touched():
+            one, two = (self._apply(module, touch, self.place()[3]) for _ in range(2))
+            assert same_tensors(list(one.state_dict().values()), list(two.state_dict().values()))
+
+    def _touched(self) -> Iterator[tuple[nn.Module, Touch]]:
+        model, _, site, _ = self.place()
+        return ((model.get_submodule(t.module), t) for t in site.touches)
+
+    def _apply(self, module: nn.Module, touch: Touch, stats: Stats) -> nn.Module:
+        _, graph, site, _ = self.place()
+        return self.option().apply(module, touch=touch, site=site, graph=graph, stats=stats)
+
+
+def _cheaper(a: Effect, b: Effect) -> bool:
+    keeps = a.keep < b.keep and a.keep > 0
+    return keeps or a.stored_bits < b.stored_bits or a.compute_bits < b.compute_bits
+
+
+class RoundingLaws:
+    """Laws of a rounding. Give `rounding`."""
+
+    formats: tuple[Int, ...] = tuple(Int(bits=b) for b in range(2, 9))
+
+    @abstractmethod
+    def rounding(self) -> Rounding: ...
+
+    def case(self, fmt: Int, *, rows: int = 6, k: int = 9) -> tuple[Tensor, Tensor, Tensor]:
+        """w [rows, k] reaching beyond the grid, scale [rows] of both signs, gram [1, k, k]."""
+        w, x = _random(rows, k), _random(40, k, seed=1) @ _random(k, k, seed=2)
+        scale = w.abs().amax(1) / fmt.hi * torch.linspace(0.6, 1.2, rows, dtype=w.dtype)
+        return w, scale * (1 - 2 * (torch.arange(rows) % 2)), (x.T @ x)[None]
+
+    def test_it_survives_a_file(self) -> None:
+        assert _survives_a_file(self.rounding())
+
+    def test_codes_are_whole_numbers_of_the_format(self) -> None:
+        for fmt in self.formats:
+            w, scale, gram = self.case(fmt)
+            for g in (gram, None):
+                codes = self.rounding().codes(w, scale, fmt, g)
+                assert codes.shape == w.shape
+                assert torch.equal(codes, codes.round())
+                assert fmt.lo <= codes.min() and codes.max() <= fmt.hi
+
+    def test_values_on_the_grid_survive(self) -> None:
+        for fmt in self.formats:
+            w, scale, gram = self.case(fmt)
+            codes = encode(w, scale, fmt)
+            on_grid = codes * scale[:, None]
+            assert torch.equal(codes, self.rounding().codes(on_grid, scale, fmt, gram).double())
+
+    def test_without_a_gram_it_is_nearest(self) -> None:
+        for fmt in self.formats:
+            w, scale, _ = self.case(fmt)
+            got = self.rounding().codes(w, scale, fmt, None).double()
+            assert torch.equal(encode(w, scale, fmt), got)
+
+    def test_inputs_alike_and_apart_make_it_nearest(self) -> None:
+        for fmt in self.formats:
+            w, scale, _ = self.case(fmt)
+            white = 7 * torch.eye(w.shape[1], dtype=w.dtype)[None]
+            got = self.rounding().codes(w, scale, fmt, white).double()
+            assert torch.equal(encode(w, scale, fmt), got)
+
+    def test_rows_are_rounded_each_for_itself(self) -> None:
+        for fmt in self.formats:
+            w, scale, gram = self.case(fmt)
+            order = torch.arange(len(w)).flip(0)
+            whole = self.rounding().codes(w, scale, fmt, gram)
+            turned = self.rounding().codes(w[order], scale[order], fmt, gram)
+            assert torch.equal(whole[order], turned)
+
+    def test_a_larger_row_with_a_larger_scale_has_the_same_codes(self) -> None:
+        for fmt in self.formats:
+            w, scale, gram = self.case(fmt)
+            factor = 2.0 ** torch.arange(-2, len(w) - 2, dtype=w.dtype)
+            whole = self.rounding().codes(w, scale, fmt, gram)
+            stretched = self.rounding().codes(w * factor[:, None], scale * factor, fmt, gram)
+            assert torch.equal(whole, stretched)
+
+    def test_the_size_of_the_gram_does_not_matter(self) -> None:
+        for fmt in self.formats:
+            w, scale, gram = self.case(fmt)
+            one = self.rounding().codes(w, scale, fmt, gram)
+            assert torch.equal(one, self.rounding().codes(w, scale, fmt, 2.0**20 * gram))
+
+    def test_what_it_is_given_stays_as_it_is(self) -> None:
+        for fmt in self.formats:
+            given = self.case(fmt)
+            before = [x.clone() for x in given]
+            self.rounding().codes(given[0], given[1], fmt, given[2])
+            assert same_tensors(before, given)
+
+
+class TargetLaws:
+    """Laws of a target. Give `target` and `offered`: choices with every option it might see."""
+
+    @abstractmethod
+    def target(self) -> Target: ...
+
+    @abstractmethod
+    def offered(self) -> tuple[Graph, Sequence[Choice]]: ...
+
+    def test_it_survives_a_file(self) -> None:
+        assert _survives_a_file(self.target())
+
+    def test_it_has_a_name_and_states_bytes(self) -> None:
+        assert self.target().name and "size" in self.target().bills
+
+    def test_what_it_lacks_is_one_sentence_and_has_no_version(self) -> None:
+        missing, version = self.target().missing(), self.target().version()
+        assert bool(version) != bool(missing) and "\n" not in missing
+
+    def test_it_runs_every_original(self) -> None:
+        graph, choices = self.offered()
+        for c in choices:
+            assert self.target().can(c.options[0], graph.site(c.site), graph) == ""
+
+    def test_what_it_cannot_is_told_in_one_line(self) -> None:
+        graph, choices = self.offered()
+        for c in choices:
+            for option in c.options:
+                assert "\n" not in self.target().can(option, graph.site(c.site), graph)
+
+    def test_channel_steps_are_whole_and_no_larger_than_the_group(self) -> None:
+        for size in (1, 3, 8, 16, 20, 64, 512):
+            step = self.target().channel_step(size)
+            assert isinstance(step, int) and 1 <= step <= max(size, 16)
+
+    def test_activation_widths_are_whole_and_at_most_eight(self) -> None:
+        assert all(isinstance(b, int) and 1 < b <= 8 for b in self.target().activation_bits())
+
+    def test_floats_are_computed_in_float(self) -> None:
+        assert self.target().computes(32, 32) == (32, 32)
+
+    def test_no_kernel_computes_in_fewer_bits_than_it_is_given(self) -> None:
+        for bits in range(2, 9):
+            for entering in (*self.target().activation_bits(), 32):
+                got = self.target().computes(bits, entering)
+                assert got[0] >= bits and got[1] >= entering
+
+    def test_asking_changes_nothing(self) -> None:
+        target, (graph, choices) = self.target(), self.offered()
+        before = copy.deepcopy(target)
+        first = [target.can(o, graph.site(c.site), graph) for c in choices for o in c.options]
+        again = [target.can(o, graph.site(c.site), graph) for c in choices for o in c.options]
+        assert first == again and target == before
