@@ -47,7 +47,7 @@ def whole(
     parities: Mapping[str, Parity],
     io: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """All documents of a certified plan."""
+    """All documents of the chosen plan, with what was stated of it."""
     found = common(d, original)
     assert d.chosen is not None and d.run_outputs is not None
     index = d.front.points.index(d.chosen)
@@ -61,8 +61,11 @@ def whole(
         "runtimes": dict(times),
         "parity": {k: {**asdict(p), "holds": p.holds} for k, p in parities.items()},
     }
-    statement = d.statements[index].dump()
-    return {**found, SUMMARY: report, "certificate.json": statement}
+    found[SUMMARY] = report
+    # a point past the end of the fixed sequence has nothing said of it
+    if index in d.statements:
+        found["certificate.json"] = d.statements[index].dump()
+    return found
 
 
 def add_report(folder: Path) -> None:

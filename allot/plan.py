@@ -65,6 +65,8 @@ def load(data: Any) -> Plan:
         raise PlanError(f"not a plan of version {VERSION}")
     try:
         options = {k: part.load(v[PHASE]) for k, v in data["options"].items()}
+        if not all(isinstance(o, Option) for o in options.values()):
+            raise PlanError("the plan is damaged: it names something that is no option")
         return Plan(
             graph=data["graph"],
             weights=data["weights"],

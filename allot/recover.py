@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -101,9 +101,10 @@ def recovered(
     observers: dict[tuple[str, str], list[Observer]] = {}
     if recovery.in_order:
         for name in [n for n, m in standins.items() if isinstance(unwrapped(m), QuantizedLayer)]:
-            standins[name] = _private(standins[name])
             option = options[f"{name}.weight"]
-            assert isinstance(option, Weight)
+            if not isinstance(option, Weight):
+                continue  # its codes are not rounded by a scale and inputs: the bank's stay
+            standins[name] = _private(standins[name])
             rounder = _rounder(bank, name, options, option, standins[name])
             observers[(name, "in")] = [rounder]
     corrections: dict[str, tuple[Tensor, Tensor]] = {}
@@ -138,6 +139,9 @@ def _rounder(
     layer = unwrapped(standin)
     assert isinstance(layer, QuantizedLayer)
     statistic = gram_of(bank.graph.layer(name))
+    if isinstance(layer.inner, nn.Conv2d):
+        # a narrowed depthwise layer has fewer groups than the original
+        statistic = replace(statistic, groups=layer.inner.groups)
 
     def observe(x: Tensor) -> None:
         gram = statistic.update(None, x)

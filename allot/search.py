@@ -66,7 +66,10 @@ class Search:
         """Every round's plans measured; the front of them all, by ascending divergence."""
         total = self.effort.levels + self.effort.rounds * self.effort.extra
         for limits in self.levels():
-            self.measure(self.solve(limits))
+            try:
+                self.measure(self.solve(limits))
+            except BudgetError:
+                continue  # every bill can be that small, but not all of them at once
             self.progress(min(1.0, len(self.plans) / total))
             if self.out_of_time():
                 break
@@ -133,7 +136,7 @@ class Search:
             fixed=fixed,
             excluded=tuple(self.plans) if new else (),
             time_limit=self.effort.seconds,
-            gap=_GAP,
+            gap=2 * _GAP if new else _GAP,
         )
 
     def measure(self, found: Solution) -> Measured:
@@ -187,6 +190,8 @@ def corrected(table: Table, points: Sequence[Point], measured: Sequence[float]) 
     by all values of common cause and own to each (term, options).  The posterior mean of e scales
     the table; no value changes its sign.
     """
+    if not points:
+        return table
     used = sorted(
         {(k, tuple(p[i] for i in t.at)) for p in points for k, t in enumerate(table.terms)}
     )

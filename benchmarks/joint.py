@@ -29,7 +29,7 @@ from benchmarks.figures import Figure, at_most, mean_interval
 from benchmarks.tasks import resnet20
 
 LEVELS = 5
-EFFORT = Effort(levels=0, rounds=2, extra=4)
+EFFORT = Effort(levels=0, rounds=2, extra=2, seconds=6.0)
 
 
 def run(quick: bool, seed: int) -> dict[str, Figure]:

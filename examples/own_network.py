@@ -1,6 +1,6 @@
 """Your own network: a file with a function that returns an allot.Task.
 
-    allot compress examples/own_network.py:task --budget size=25% --max-drop 3 --out runs/own
+    allot compress examples/own_network.py:task --budget size=12% --max-drop 3 --out runs/own
 
 Copy this page; put your network, your trained weights and your data in the places marked YOURS.
 """
@@ -8,7 +8,7 @@ Copy this page; put your network, your trained weights and your data in the plac
 import torch
 from torch import Tensor, nn
 
-from allot.task import Data, Task
+from allot import Data, Task
 
 SIDES = ("flat", "rising", "upright", "falling")
 

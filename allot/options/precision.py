@@ -139,7 +139,10 @@ class Activation(Option):
 
 
 def space(graph: Graph, target: Target) -> Space:
-    """Every weight stored in 2 to 8 bits or float, every tensor in what the target computes in."""
+    """Every weight stored in 2 to 8 bits or float, every tensor in what the target computes in.
+
+    The original first, then from the most precise option to the least.
+    """
     choices = []
     for site in graph.sites:
         if site.fixed or site.kind not in ("weight", "activation"):
@@ -147,6 +150,7 @@ def space(graph: Graph, target: Target) -> Space:
         if site.kind == "weight":
             options: tuple[Option, ...] = tuple(Weight(bits=b) for b in (32, *range(8, 1, -1)))
         else:
-            options = tuple(Activation(bits=b) for b in (32, *target.activation_bits()))
+            widths = sorted(target.activation_bits(), reverse=True)
+            options = tuple(Activation(bits=b) for b in (32, *widths))
         choices.append(Choice(site=site.name, options=options))
     return Space(graph=graph, choices=tuple(choices))

@@ -143,8 +143,12 @@ def _relax(case: Case, problem: Problem, state: State) -> tuple[State, Dual | No
 
 
 def _span(state: State, least: float, case: Case) -> float:
-    """The harm that is to count as 1: what is still in doubt, or what is known at all."""
-    harm = state.harm if state.point is not None else case.value([int(a[0]) for a in case.allowed])
+    """The harm that is to count as 1: what is still in doubt, or the most there can be.
+
+    Some point's harm would not do: the original's is often 0, and nothing counts in units of it.
+    """
+    terms = (float(np.abs(t.values).max()) for t in case.harm.terms)
+    harm = state.harm if state.point is not None else case.harm.constant + sum(terms)
     return max(harm - least, 1e-3 * abs(harm), 1e-9 * abs(least), 1e-290)
 
 

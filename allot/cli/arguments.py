@@ -1,0 +1,68 @@
+"""Arguments: the options that several verbs share, with the help a newcomer reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TaskName = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK",
+        help="What to compress: FILE.py:FUNCTION (the file is run, the function returns an "
+        "allot.Task) or a built-in name like digits-resnet.",
+        show_default=False,
+    ),
+]
+Folder = Annotated[
+    Path,
+    typer.Argument(metavar="FOLDER", help="The folder of a finished run.", show_default=False),
+]
+TaskAgain = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        help="The run's task, where it is no longer where the run found it.",
+        show_default=False,
+    ),
+]
+Axes = Annotated[
+    str,
+    typer.Option(metavar="A,B", help="What may be changed: the axes, divided by commas."),
+]
+TargetName = Annotated[
+    str,
+    typer.Option("--target", metavar="NAME", help="The runtime to make the network for."),
+]
+Batch = Annotated[int, typer.Option(min=1, help="Samples per call that latency is for.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads that latency is for.")]
+Pins = Annotated[
+    list[str],
+    typer.Option(
+        "--pin",
+        metavar="NAME=OPTION",
+        help="Fix one site to an option, like conv1.weight=W8. May be given several times.",
+        show_default=False,
+    ),
+]
+Excludes = Annotated[
+    list[str],
+    typer.Option(
+        "--exclude",
+        metavar="PATTERN",
+        help="Leave a site as it is: its name, or re: and a regular expression. May be given "
+        "several times.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="PATH", help="Where to write.", show_default=False),
+]

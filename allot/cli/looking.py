@@ -1,0 +1,168 @@
+"""Looking: what could be changed in a network and what searching it would cost; writes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from allot import runtimes, setup, task_file
+from allot.cli import arguments as a
+from allot.cli import stream, words
+from allot.cli.tables import grid
+from allot.forecast import Forecast, forecast
+from allot.job import Budget, say
+from allot.report import text
+from allot.site import Graph
+from allot.space import Choice, Space
+from allot.target import Target
+from allot.task import Task
+from allot.trace import trace
+
+
+def analyze(
+    task: a.TaskName,
+    axes: a.Axes = "precision,width",
+    target: a.TargetName = "openvino-cpu",
+    pin: a.Pins = [],  # noqa: B006 - read only; the shape that the option parser wants
+    exclude: a.Excludes = [],  # noqa: B006
+    seed: a.Seed = 0,
+    json: a.Json = False,
+) -> None:
+    """Show what could be changed in a network: sites, options, ties and what stays in float.
+
+    A site is one place of one decision: the weights of a layer, the tensor between two layers,
+    a group of channels that runs through several layers and must be narrowed as one.
+    """
+    with stream.diverted():
+        found = task_file.find(task, seed=seed)
+        space = space_of(
+            found,
+            axes=axes,
+            target=runtimes.by_name(target),
+            pins=words.pins(pin),
+            excludes=words.excludes(exclude),
+        )
+    if json:
+        stream.out_json({"task": found.name, "target": target, **described(space)})
+        return
+    stream.out(f"{found.name} for {target}: {headline(space)}\n")
+    stream.out(sites(space))
+    for line in remarks(space):
+        stream.out(line)
+
+
+def space_of(
+    task: Task, *, axes: str, target: Target, pins: Mapping[str, str], excludes: Sequence[str]
+) -> Space:
+    """The space of a task, as a job would search it."""
+    setup.check(task, target=target, max_drop=100, asked=())
+    graph = trace(task.model, task.forward, task.example())
+    return setup.space(graph, words.axes(axes), target=target, pins=pins, excludes=excludes)
+
+
+def headline(space: Space) -> str:
+    graph = space.graph
+    macs = text.count(sum(x.macs for x in graph.layers))
+    return (
+        f"{len(graph.layers)} layers, {text.size(graph.folded_bytes)} in float32, {macs} "
+        f"multiplications; {len(space.choices)} choices, 10^{_power(space)} plans"
+    )
+
+
+def _power(space: Space) -> int:
+    return round(sum(math.log10(n) for n in space.counts))
+
+
+def sites(space: Space) -> str:
+    """A line per choice: options, what is tied to it."""
+    rows = []
+    for c in space.choices:
+        site = space.graph.site(c.site)
+        labels = " ".join(o.label for o in c.options)
+        shape = "×".join(map(str, site.shape))
+        rows.append((c.site, shape, labels, _tied(c, space.graph)))
+    return grid(("site", "shape", "options", "goes with"), rows, left=4)
+
+
+def _tied(choice: Choice, graph: Graph) -> str:
+    site = graph.site(choice.site)
+    if site.kind == "channels":
+        return ", ".join(site.reach)
+    return ", ".join(choice.tied)
+
+
+def remarks(space: Space) -> list[str]:
+    """What is struck out, kept and not understood, each once."""
+    graph = space.graph
+    found = [f"struck out at {n} sites, {why}" for why, n in struck(space).items()]
+    found += [f"{s.name} stays as it is: {s.fixed}" for s in graph.sites if s.fixed]
+    found += [
+        f"{name} ({kind}, {n} parameters) is not understood and stays in float"
+        for name, kind, n in graph.unknown
+    ]
+    return found
+
+
+def struck(space: Space) -> dict[str, int]:
+    """ "label: reason" -> number of sites at which it is struck out."""
+    found: dict[str, int] = {}
+    for c in space.choices:
+        for label, reason in c.struck:
+            found[f"{label}: {reason}"] = found.get(f"{label}: {reason}", 0) + 1
+    return found
+
+
+def described(space: Space) -> dict[str, Any]:
+    """The space as JSON data."""
+    graph = space.graph
+    return {
+        "graph": graph.digest,
+        "bytes": graph.folded_bytes,
+        "macs": sum(x.macs for x in graph.layers),
+        "plans_log10": round(sum(math.log10(n) for n in space.counts), 2),
+        "choices": [
+            {
+                "site": c.site,
+                "kind": graph.site(c.site).kind,
+                "shape": list(graph.site(c.site).shape),
+                "options": [o.label for o in c.options],
+                "tied": list(c.tied),
+                "reach": list(graph.site(c.site).reach),
+                "struck": [list(s) for s in c.struck],
+            }
+            for c in space.choices
+        ],
+        "fixed": {s.name: s.fixed for s in graph.sites if s.fixed},
+        "unknown": [list(u) for u in graph.unknown],
+    }
+
+
+def dry_run(
+    task: Task, space: Space, *, target: Target, asked: Sequence[Budget], max_drop: float
+) -> tuple[dict[str, Any], list[str], Forecast]:
+    """What a job would do, as JSON data and as lines for people."""
+    f = forecast(task, space, target=target, asked=asked)
+    provable = setup.provable(task, max_drop)
+    data = {
+        **described(space),
+        "provable": provable,
+        "forward_passes": round(f.passes),
+        "seconds": round(f.seconds),
+        "memory_bytes": round(f.memory_bytes),
+        "smallest": {k: {"value": v, "share": s} for k, (v, s) in f.smallest.items()},
+        "unreachable": f.unreachable,
+    }
+    least = [f"{k} {say(k, v)} ({text.percent(s, 2)})" for k, (v, s) in f.smallest.items()]
+    if "latency" in target.bills:
+        least.append("latency: known once layers are timed")
+    lines = [
+        f"{task.name} for {target.name}: {headline(space)}",
+        *(f"{c.site}: {' '.join(o.label for o in c.options)}" for c in space.choices),
+        *remarks(space),
+        f"about {f.passes:.0f} forward passes over {len(task.search)} search samples, "
+        f"{text.seconds(f.seconds)}, {text.size(f.memory_bytes)} of memory beside the network's",
+        provable,
+        f"smallest reachable: {'; '.join(least)}",
+    ]
+    return data, lines, f

@@ -1,0 +1,137 @@
+"""Making: the verb that does the whole job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from allot import flow, runtimes, task_file
+from allot import job as jobs
+from allot.artefact import SUMMARY
+from allot.cli import arguments as a
+from allot.cli import looking, stream, words
+from allot.cli.tables import result, shares
+from allot.errors import BudgetError, NotCertified
+from allot.files import read_json
+from allot.target import Target, Workload
+from allot.task import Task
+
+
+def compress(
+    task: a.TaskName,
+    budget: Annotated[
+        list[str],
+        typer.Option(
+            metavar="BILL=AMOUNT",
+            help="An upper bound: size, bitops or latency, as a share of the original's "
+            "(size=12%) or absolute (size=40KB, latency=4ms). May be given several times.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006 - read only; the shape that the option parser wants
+    max_drop: Annotated[
+        float,
+        typer.Option(
+            metavar="POINTS",
+            help="Points of the task's metric that may be lost, to be proven at 95 %.",
+        ),
+    ] = 1.0,
+    axes: a.Axes = "precision,width",
+    target: a.TargetName = "openvino-cpu",
+    batch: a.Batch = 32,
+    threads: a.Threads = 1,
+    out: a.Out = None,
+    pin: a.Pins = [],  # noqa: B006
+    exclude: a.Excludes = [],  # noqa: B006
+    seed: a.Seed = 0,
+    json: a.Json = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be searched and at what cost, then stop."),
+    ] = False,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="Stop searching after this time and go on with the best plans so far.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted job in --out.")
+    ] = False,
+) -> None:
+    """Make a network smaller and faster within budgets, and prove what was lost.
+
+    Writes one folder: the packed network, its plan, the front of other plans, the certificate
+    and report.html. Where no plan is proven to lose at most --max-drop, front and report are
+    written, the network is not, and the exit code is 3.
+    """
+    asked = jobs.budgets(budget)
+    pinned, left = words.pins(pin), words.excludes(exclude)
+    made_for, builders = runtimes.by_name(target), words.axes(axes)
+    with stream.diverted():
+        found = task_file.find(task, seed=seed)
+    folder = out or Path("runs") / found.name
+    if dry_run:
+        with stream.diverted():
+            space = looking.space_of(found, axes=axes, target=made_for, pins=pinned, excludes=left)
+        _dry(found, space, made_for, asked, max_drop, json)
+        return
+    try:
+        with stream.diverted(), stream.progress() as report:
+            summary = flow.compress(
+                found,
+                budgets=budget,
+                max_drop=max_drop,
+                axes=builders,
+                target=made_for,
+                workload=Workload(batch=batch, threads=threads),
+                out=folder,
+                seed=seed,
+                pins=pinned,
+                excludes=left,
+                checked_in=words.others(made_for),
+                resume=resume,
+                time_limit=time_limit,
+                source=task,
+                report=report,
+                tell=stream.say,
+            ).summary
+    except NotCertified:
+        if json:
+            stream.out_json(read_json(folder / SUMMARY))
+        stream.say(f"front and report: {folder / 'report.html'}")
+        raise
+    _show(folder, summary, json=json)
+
+
+def _dry(
+    task: Task,
+    space: Any,
+    target: Target,
+    asked: tuple[jobs.Budget, ...],
+    max_drop: float,
+    json: bool,
+) -> None:
+    with stream.diverted():
+        data, lines, f = looking.dry_run(task, space, target=target, asked=asked, max_drop=max_drop)
+    if json:
+        stream.out_json(data)
+    else:
+        stream.out("\n".join(lines))
+    if f.unreachable:
+        raise BudgetError(f.unreachable)
+
+
+def _show(folder: Path, summary: Any, *, json: bool) -> None:
+    if json:
+        stream.out_json(summary)
+        return
+    stream.out(result(summary))
+    stream.out("")
+    stream.out(str(read_json(folder / "certificate.json")["text"]))
+    stream.out(f"time {shares(summary['seconds'])}")
+    stream.out(f"report: {folder / 'report.html'}")

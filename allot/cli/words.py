@@ -1,0 +1,99 @@
+"""Words: what is typed on the command line, turned into values; one sentence where it cannot be."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from allot import options, runtimes, setup, task_file
+from allot.errors import InputError, PlanError
+from allot.flow import Axis
+from allot.job import Job
+from allot.target import Target
+from allot.task import Task
+
+
+def axes(text: str) -> dict[str, Axis]:
+    """Name -> builder of an axis, for names divided by commas; raises InputError.
+
+    An axis is a module of allot.options with a function `space(graph, target)`.
+    """
+    names = [n.strip() for n in text.split(",") if n.strip()]
+    if not names:
+        raise InputError(f"--axes names no axis; there are {', '.join(all_axes())}")
+    if len(set(names)) < len(names):
+        raise InputError(f"--axes {text} names an axis twice")
+    return {n: _axis(n) for n in names}
+
+
+def _axis(name: str) -> Axis:
+    if name not in all_axes():
+        raise InputError(f"there is no axis {name!r}; there are {', '.join(all_axes())}")
+    found: Axis = importlib.import_module(f"allot.options.{name}").space
+    return found
+
+
+def all_axes() -> tuple[str, ...]:
+    """Names of the axes that exist."""
+    found = []
+    for module in pkgutil.iter_modules(options.__path__):
+        members = vars(importlib.import_module(f"allot.options.{module.name}"))
+        if inspect.isfunction(members.get("space")):
+            found.append(module.name)
+    return tuple(found)
+
+
+def pins(texts: Sequence[str]) -> dict[str, str]:
+    """Site -> label of texts like "conv1.weight=W8"; raises InputError."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, label = text.rpartition("=")
+        if not (name and equals and label):
+            raise InputError(f"--pin {text}: give it as NAME=OPTION, like conv1.weight=W8")
+        if found.get(name, label) != label:
+            raise InputError(f"--pin {name} is given twice, as {found[name]} and as {label}")
+        found[name] = label
+    return found
+
+
+def excludes(texts: Sequence[str]) -> tuple[str, ...]:
+    """The patterns, each a name or re: and an expression that compiles; raises InputError."""
+    for text in texts:
+        try:
+            re.compile(text.removeprefix("re:"))
+        except re.error as e:
+            raise InputError(f"--exclude {text} is no regular expression: {e}") from e
+    return tuple(texts)
+
+
+def others(target: Target) -> tuple[Target, ...]:
+    """The runtimes in which a file made for a target is run and timed too."""
+    timed = (t for t in runtimes.ALL if "latency" in t.bills)
+    return tuple(t for t in timed if t.name != target.name and not t.missing())
+
+
+def task_of(job: Job, given: str) -> Task:
+    """The task of a finished job, or the one given in its place; raises InputError, PlanError."""
+    named = given or job.task
+    try:
+        return task_file.find(named, seed=job.seed)
+    except InputError as e:
+        if given:
+            raise
+        raise PlanError(f"the job's task is not to be had: {e}; name it with --task") from e
+
+
+def job_of(folder: Path) -> Job:
+    """The job of a run's folder; raises InputError for a folder that is not there."""
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}")
+    return setup.read_job(folder)
+
+
+def joined(settings: Mapping[str, str]) -> str:
+    """Settings as one line: "a=1, b=2"."""
+    return ", ".join(f"{k}={v}" for k, v in settings.items())
