@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from torch import nn
+
 from allot.artefact import Artefact as Artefact
 from allot.artefact import open_artefact
 from allot.bank import Bank as Bank
@@ -35,9 +37,13 @@ from allot.options import precision as precision
 from allot.options import width as width
 from allot.part import Part as Part
 from allot.plan import Plan as Plan
+from allot.reopen import network as _network
+from allot.reopen import reopen as _reopen
 from allot.runtimes import Ideal as Ideal
 from allot.runtimes import OnnxRuntime as OnnxRuntime
 from allot.runtimes import OpenVino as OpenVino
+from allot.search import EFFORT
+from allot.search import Effort as Effort
 from allot.site import Graph as Graph
 from allot.space import Space as Space
 from allot.stages import Report as Report
@@ -69,6 +75,7 @@ def compress(
     pins: Mapping[str, str] | None = None,
     excludes: Sequence[str] = (),
     checked_in: Sequence[Target] = (OnnxRuntime(),),
+    effort: Effort = EFFORT,
     resume: bool = False,
     time_limit: float | None = None,
     report: Report = silent,
@@ -90,8 +97,20 @@ def compress(
         pins=pins,
         excludes=excludes,
         checked_in=checked_in,
+        effort=effort,
         resume=resume,
         time_limit=time_limit,
         report=report,
         tell=tell,
     )
+
+
+def network(folder: str | Path, task: Task, *, axes: Mapping[str, Axis] = AXES) -> nn.Module:
+    """The compressed network of a run as a trainable PyTorch module, built again from its plan.
+
+    task: the run's own, for the weights and the calibration data that the plan was made with.
+    Raises PlanError for another network or other weights.
+    """
+    artefact = load(folder)
+    run = _reopen(Path(folder), task, axes=axes, target=artefact.target())
+    return _network(run, artefact)

@@ -158,7 +158,7 @@ class Artefact:
 
     def session(self, target: Target | None = None, workload: Workload | None = None) -> Session:
         """The network loaded, by default in the target and workload it was made for."""
-        target = target or self._target()
+        target = target or self.target()
         return target.open(self.onnx(), workload=workload or self._workload())
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
@@ -170,7 +170,7 @@ class Artefact:
     def _session(self) -> Session:
         return self.session()
 
-    def _target(self) -> Target:
+    def target(self) -> Target:
         found = part.load(self.summary.get("target_part"))
         if not isinstance(found, Target):
             raise ArtefactError(f"{SUMMARY} names no target; give one to session()")

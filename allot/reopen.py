@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from allot import document, ledger, setup
 from allot import front as fronts
 from allot.artefact import SUMMARY, Artefact, add_documents
@@ -77,6 +79,18 @@ def reopen(
         clock=clock,
         axes=dict(axes),
     )
+
+
+def network(run: Run, artefact: Artefact) -> nn.Module:
+    """The compressed network as a module of its own, in train mode, for fine-tuning.
+
+    Weights stay on their grids: gradients go straight through the rounding.  Raises PlanError for
+    an artefact of another network.
+    """
+    artefact.plan.check(graph=run.job.graph, weights=run.job.weights)
+    recovery = BY_NAME[artefact.plan.recovery]
+    planned = run.bank.copy(run.meter.standins(artefact.plan.options, recovery))
+    return planned.requires_grad_(True).train()
 
 
 def point_of(folder: Path, index: int) -> tuple[Front, Statement | None]:

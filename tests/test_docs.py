@@ -167,7 +167,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 def parse(line: str) -> dict[str, Any]:
-    """The arguments as the verb would get them; raises where the command line does not take them."""
+    """The arguments as the verb would get them; raises where they are not taken."""
     words = shlex.split(line, comments=True)[1:]
     group = typer.main.get_command(program())
     verb: Any = group.commands.get(words[0])  # type: ignore[attr-defined]
