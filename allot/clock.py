@@ -22,7 +22,7 @@ from allot.target import Arrays, Target, Workload
 from allot.task import Inputs, Task, take
 from allot.timing import compare, ratio
 
-_PROBES, _ROUNDS = 6, 25
+_PROBES, _ROUNDS = 6, 30
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from allot import bill
@@ -18,18 +18,19 @@ from allot.artefact import SUMMARY, add_documents
 from allot.clock import repeated
 from allot.front import Measured
 from allot.measure import paired_interval
+from allot.num.paired import drop_interval
 from allot.report import page
 from allot.report.data import read
 from allot.run import Run
 from allot.target import Target
 from allot.timing import compare, ratio
 from allot.verify import Parity
+from allot.versions import versions
 
 if TYPE_CHECKING:
     from allot.deliver import Delivery
 
 VERSION = 1
-_LIBRARIES = ("torch", "numpy", "scipy", "onnx", "onnxruntime", "openvino")
 
 
 def common(d: Delivery, original: Tensor) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def compressed(
     """What the exported file is and does, measured on the certify samples in the target."""
     run = d.run
     a, b = _scores(run, original), _scores(run, found)
-    low, high = paired_interval(b, a)
+    low, high = change_interval(a, b)
     divergence = run.task.divergence(original, found).double()
     half = 1.96 * float(divergence.std()) / len(divergence) ** 0.5
     bills = dict(m.bills)
@@ -188,6 +189,14 @@ def compressed(
         document["latency"] = here["ratio"] * original_s
         document["latency_interval"] = [v * original_s for v in here["ratio_interval"]]
     return document
+
+
+def change_interval(a: Tensor, b: Tensor) -> tuple[float, float]:
+    """95 % interval of mean(b - a) of paired scores [n]: exact where all are 0 or 1."""
+    if not bool(torch.isin(torch.cat([a, b]), torch.tensor([0.0, 1.0]).double()).all()):
+        return paired_interval(b, a)
+    low, high = drop_interval(int((a > b).sum()), int((a < b).sum()), len(a))
+    return -high, -low
 
 
 def _scores(run: Run, found: Tensor) -> Tensor:
@@ -223,8 +232,7 @@ def layers(run: Run, m: Measured) -> list[dict[str, Any]]:
 def timed(run: Run, onnx: bytes, target: Target) -> dict[str, Any]:
     """The file beside the float original in one runtime, in turns; once per job."""
     name = f"timed/{target.name}/{hashlib.sha256(onnx).hexdigest()[:16]}"
-    found: dict[str, Any] = run.memo.get(name, lambda: _timed(run, onnx, target))
-    return found
+    return dict(run.memo.get(name, lambda: _timed(run, onnx, target)))
 
 
 def _timed(run: Run, onnx: bytes, target: Target) -> dict[str, Any]:
@@ -242,14 +250,3 @@ def _timed(run: Run, onnx: bytes, target: Target) -> dict[str, Any]:
         "ratio_interval": [r.low, r.high],
         "n": r.n,
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from allot.document import versions
 from allot.latency import device
+from allot.versions import versions
 from benchmarks import against_modelopt, certificate, demo, joint, resnet20
 from benchmarks.figures import Figure
 
@@ -65,6 +65,16 @@ def table(figures: dict[str, Figure]) -> str:
     return "\n".join(rows)
 
 
-def write(path: Path, figures: dict[str, Figure]) -> None:
-    """The committed result of a full run and the page that shows it."""
-    path.write_text(json.dumps({**origin(), "figures": figures}, indent=1) + "\n")
+def show(results: Path, page: Path) -> None:
+    """Writes the table of a full run's results into the page, between its two marks."""
+    document = json.loads(results.read_text())
+    head, rest = page.read_text().split("<!-- tables", 1)
+    opening, tail = rest.split("-->", 1)
+    machine = ", ".join(f"{k} {v}" for k, v in document["machine"].items())
+    body = f"Commit {document['commit']}; {machine}.\n\n{table(document['figures'])}\n"
+    closing = tail[tail.index("<!-- end -->") :]
+    page.write_text(f"{head}<!-- tables{opening}-->\n\n{body}\n{closing}")
+
+
+if __name__ == "__main__":
+    show(ROOT / "benchmarks/results/main.json", ROOT / "benchmarks/RESULTS.md")

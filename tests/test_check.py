@@ -43,8 +43,8 @@ def pairs() -> Task:
 
 def test_a_good_task_passes() -> None:
     for t in (small.task(), small.task(labels=False), pairs()):
-        check(t)
-        check_forward(t)
+        assert check(t) is None
+        assert check_forward(t) is None
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -99,7 +99,7 @@ def test_named_inputs_are_looked_at_each() -> None:
 def test_inputs_that_are_not_numbers_with_a_point_are_not_asked_to_be_finite() -> None:
     t = small.task()
     whole = {n: Data(inputs=torch.arange(9)[3 * i : 3 * i + 3]) for i, n in enumerate(SETS)}
-    check(replace(t, **whole))  # type: ignore[arg-type]
+    assert check(replace(t, **whole)) is None  # type: ignore[arg-type]
 
 
 def test_checking_does_not_run_the_network() -> None:

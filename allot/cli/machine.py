@@ -19,9 +19,9 @@ from allot import builtin, runtimes
 from allot.cli import arguments as a
 from allot.cli import stream, words
 from allot.cli.tables import grid
-from allot.document import versions
 from allot.errors import InputError, JobError
 from allot.files import write_json
+from allot.versions import versions
 
 _ROOT = Path(allot.__file__).resolve().parents[1]
 

@@ -151,3 +151,9 @@ def _least(p_value: Callable[[float], float], alpha: float, low: float) -> float
     while p_value(t) > alpha:
         t, step = min(t + step, 1.0), 2 * step
     return t
+
+
+def drop_interval(b: int, c: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided interval of theta (see `drop_bound`): each side misses half as often."""
+    each = (1 + confidence) / 2
+    return -drop_bound(c, b, n, confidence=each), drop_bound(b, c, n, confidence=each)
