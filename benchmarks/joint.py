@@ -40,7 +40,7 @@ def run(quick: bool, seed: int) -> dict[str, Figure]:
     whole = precision.space(graph, target) + width.space(graph, target)
     stats = calibrate(task, task.model, needed(whole))
     bank = Bank(task.model, graph=graph, stats=stats | removals(task.model, graph, stats))
-    data = task.search.subset(slice(0, 300)) if quick else task.search
+    data = task.search.subset(slice(0, 150 if quick else 400))
     meter = Meter(task, bank, data, memo=Memo())
     spaces = {"together": whole, "precision": alone(whole, "channels"), "width": w8a8(whole)}
     budgets = levels(spaces, target)
