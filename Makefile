@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 # where CPU builds of torch are that the usual index does not have
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -24,6 +24,7 @@ check: .venv/test.stamp
 
 # the CPU build first: the usual index has one with gigabytes of GPU libraries for Linux
 .venv/torch.stamp: constraints.txt
+	@echo "installing PyTorch and the runtimes into .venv (about 1.5 GB)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) torch==$(TORCH)+cpu || $(INSTALL) --extra-index-url $(TORCH_INDEX) torch==$(TORCH)
 	touch $@

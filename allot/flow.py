@@ -41,6 +41,8 @@ WORKLOAD = Workload()
 
 # builds the part of a space that one axis adds
 Axis = Callable[..., Space]
+# (space, meter, progress=) -> harm of every option in nats
+Signal = Callable[..., Table]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,7 @@ def compress(
     pins: Mapping[str, str] | None = None,
     excludes: Sequence[str] = (),
     checked_in: Sequence[Target] = (),
+    signal: Signal = one_at_a_time,
     effort: Effort = EFFORT,
     resume: bool = False,
     time_limit: float | None = None,
@@ -78,8 +81,9 @@ def compress(
 
     budgets: like "size=12%".  max_drop: points of the metric that the certificate must bound at
     95 %.  axes: name -> builder of that axis.  checked_in: further runtimes to run and time the
-    file in.  source: how the task was named, for later commands.  report(stage, share) and
-    tell(sentence) are called as the job goes.
+    file in.  signal: estimates the harm of every
+    option (see `allot.harm`).  source: how the task was named, for later commands.
+    report(stage, share) and tell(sentence) are called as the job goes.
 
     Raises InputError and its kinds before long work starts, NotCertified when no plan within the
     budgets is proven (front and report are written), ParityError when the file computes
@@ -123,7 +127,7 @@ def compress(
     bills, originals = _bills(run)
     limits = setup.limits(space, asked, bills=bills, originals=originals)
     with stages.stage("harm") as progress:
-        harm = _harm(run, bills, limits, progress)
+        harm = _harm(run, signal, bills, limits, progress)
     with stages.stage("search") as progress:
         search = Search(
             space, meter, harm=harm, bills=bills, limits=limits, originals=originals,
@@ -159,13 +163,14 @@ def _bills(run: Run) -> tuple[dict[str, Table], dict[str, float]]:
 
 def _harm(
     run: Run,
+    signal: Signal,
     bills: Mapping[str, Table],
     limits: Mapping[str, float],
     progress: Callable[[float], None],
 ) -> Table:
-    """One option at a time, then the pairs that matter near the budget."""
+    """What the signal says of every option, then the pairs that matter near the budget."""
     space, meter = run.space, run.meter
-    single = one_at_a_time(space, meter, progress=lambda s: progress(0.85 * s))
+    single = signal(space, meter, progress=lambda s: progress(0.85 * s))
     run.single = single
     around = limits or {"size": setup.middle(space, bills, run.originals)}
     near = solve(space.counts, harm=single, bills=bills, limits=around)

@@ -149,7 +149,7 @@ def test_a_tensor_scale_is_never_worse_than_the_whole_range(name: str, bits: int
     low, high = min(float(x.min()), 0), max(float(x.max()), 0)
     step = (high - low) / (2**bits - 1)
     whole = (fake(x, step, round(-low / step), bits) - x).square().mean()
-    scale, zero = tensor_scale(x, low, high, UInt(bits=bits))
+    scale, zero = tensor_scale(x, float(x.min()), float(x.max()), UInt(bits=bits))
     assert float((fake(x, scale, zero, bits) - x).square().mean()) <= float(whole) * (1 + 1e-5)
 
 
