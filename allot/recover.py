@@ -78,8 +78,9 @@ def matchable(graph: Graph) -> tuple[str, ...]:
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    rows = x.detach().transpose(0, 1).flatten(1).double()
-    return rows.mean(1), rows.std(1, correction=0)
+    dims = [d for d in range(x.dim()) if d != 1]
+    variance, mean = torch.var_mean(x.detach(), dim=dims, correction=0)
+    return mean.double(), variance.double().sqrt()
 
 
 def recovered(
