@@ -195,16 +195,15 @@ def open_artefact(folder: str | Path) -> Artefact:
 def describe(onnx: bytes) -> dict[str, list[dict[str, Any]]]:
     """Inputs and outputs of an ONNX file as summary.json lists them.
 
-    {"inputs": [{"name", "shape", "dtype"}], "outputs": [...]}; a free dim has the name of its size.
+    {"inputs": [{"name", "shape", "dtype"}], "outputs": [...]}; the first dim is "batch".
     """
     from onnx import helper
 
     def entry(value: Any) -> dict[str, Any]:
         kind = value.type.tensor_type
-        shape = [
-            d.dim_param or ("batch" if i == 0 else d.dim_value) if not d.dim_value else d.dim_value
-            for i, d in enumerate(kind.shape.dim)
-        ]
+        # the exporter invents a name for the free batch size
+        sizes: list[str | int] = [d.dim_param or d.dim_value for d in kind.shape.dim]
+        shape = ["batch", *sizes[1:]]
         return {
             "name": value.name,
             "shape": shape,

@@ -9,7 +9,6 @@ pytest collects the laws with the class; each is one method whose name says it.
 
 from __future__ import annotations
 
-import copy
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -22,8 +21,6 @@ from allot.num.formats import Int, encode
 from allot.num.rounding import Rounding
 from allot.option import Effect, Option, Stats
 from allot.part import Part
-from allot.plan import Plan
-from allot.plan import load as load_plan
 from allot.site import Graph, Site, Touch
 from allot.space import Choice
 from allot.target import Target
@@ -34,9 +31,13 @@ def _random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def _survives_a_file(p: Part) -> bool:
-    """Whether a part comes back from JSON as an equal one with an equal hash."""
-    back = part.load(json.loads(json.dumps(p.dump())))
-    return bool(back == p and hash(back) == hash(p))
+    """Whether a part is plain data, and one of allot's rooms comes back from a file as equal.
+
+    Files name no parts from elsewhere: those are handed over as values.
+    """
+    data = json.loads(json.dumps(p.dump()))
+    ours = type(p).__module__.startswith(part.TRUSTED)
+    return bool(part.load(data) == p) if ours else data == p.dump()
 
 
 def same_tensors(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
@@ -62,10 +63,6 @@ class OptionLaws:
     def test_it_survives_a_file(self) -> None:
         assert _survives_a_file(self.option()) and _survives_a_file(self.original())
 
-    def test_a_plan_of_it_survives_a_file(self) -> None:
-        plan = Plan(graph="g", weights="w", options={"site": self.option()})
-        assert load_plan(json.loads(json.dumps(plan.dump()))) == plan
-
     def test_its_label_is_one_word_and_not_the_originals(self) -> None:
         label, original = self.option().label, self.original().label
         assert label and label != original and not any(c.isspace() for c in label + original)
@@ -76,8 +73,8 @@ class OptionLaws:
     def test_the_original_costs_what_the_original_costs(self) -> None:
         *_, site, _ = self.place()
         effect = self.original().effect(site)
-        unchanged = effect.keep in (-1, site.shape[0])
-        assert unchanged and (effect.stored_bits, effect.compute_bits) == (32, 32)
+        assert effect.keep in (-1, site.shape[0])
+        assert (effect.stored_bits, effect.compute_bits) == (32, 32)
 
     def test_it_is_cheaper_than_the_original(self) -> None:
         *_, site, _ = self.place()
@@ -99,14 +96,13 @@ class OptionLaws:
             parts = [id(m) for m in module.modules()]
             new = self._apply(module, touch, self.place()[3])
             assert new is not module and parts == [id(m) for m in module.modules()]
-            after = module.state_dict()
-            assert list(before) == list(after)
-            assert same_tensors(list(before.values()), list(after.values()))
+            assert list(before) == list(module.state_dict())
+            assert same_tensors(list(before.values()), list(module.state_dict().values()))
 
     def test_applying_it_twice_gives_the_same_numbers(self) -> None:
         for module, touch in self._touched():
-            one, two = (self._apply(module, touch, self.place()[3]) for _ in range(2))
-            assert same_tensors(list(one.state_dict().values()), list(two.state_dict().values()))
+            news = [self._apply(module, touch, self.place()[3]) for _ in range(2)]
+            assert same_tensors(*(list(new.state_dict().values()) for new in news))
 
     def _touched(self) -> Iterator[tuple[nn.Module, Touch]]:
         model, _, site, _ = self.place()
@@ -144,8 +140,7 @@ class RoundingLaws:
             w, scale, gram = self.case(fmt)
             for g in (gram, None):
                 codes = self.rounding().codes(w, scale, fmt, g)
-                assert codes.shape == w.shape
-                assert torch.equal(codes, codes.round())
+                assert codes.shape == w.shape and torch.equal(codes, codes.round())
                 assert fmt.lo <= codes.min() and codes.max() <= fmt.hi
 
     def test_values_on_the_grid_survive(self) -> None:
@@ -247,7 +242,8 @@ class TargetLaws:
 
     def test_asking_changes_nothing(self) -> None:
         target, (graph, choices) = self.target(), self.offered()
-        before = copy.deepcopy(target)
-        first = [target.can(o, graph.site(c.site), graph) for c in choices for o in c.options]
-        again = [target.can(o, graph.site(c.site), graph) for c in choices for o in c.options]
-        assert first == again and target == before
+        said = [
+            [target.can(o, graph.site(c.site), graph) for c in choices for o in c.options]
+            for _ in range(2)
+        ]
+        assert said[0] == said[1] and target == self.target()

@@ -39,7 +39,11 @@ from tests.deployables import exported, graph, images, net
 def made(folder: Path) -> Path:
     onnx, deployed = exported()
     plan = Plan(graph="g", weights="w", options={"conv.weight": Weight(bits=4)})
-    summary = {**describe(onnx), "target": Ideal().dump(), "workload": {"batch": 4, "threads": 1}}
+    summary = {
+        **describe(onnx),
+        "target_part": Ideal().dump(),
+        "workload": {"batch": 4, "threads": 1},
+    }
     documents = {"plan.json": plan.dump(), "summary.json": summary, "report.html": "<p>é</p>"}
     write_artefact(folder, onnx=onnx, deployed=deployed, graph=graph(), documents=documents)
     return folder

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from allot.bank import Bank
 from allot.option import Option
 from allot.options.narrow import narrowed
 from allot.options.precision import Activation, Weight
@@ -84,11 +85,13 @@ def test_a_wrapper_around_a_container_keeps_the_stand_ins_inside() -> None:
 
 @pytest.mark.parametrize("make", MAKES)
 def test_the_users_network_is_not_touched(make: object) -> None:
-    model = make()  # type: ignore[operator]
+    k = small.kit(make)  # type: ignore[arg-type]
+    model = k.task.model
     state, parts = small.state(model), small.identities(model)
-    k = small.kit(lambda: model)
-    with k.bank.trial(k.bank.standins(everything(k))):
-        pass
+    bank = Bank(model, graph=k.graph, stats=k.bank.stats)
+    with bank.trial(bank.standins(everything(k))) as skeleton:
+        assert skeleton is not model
+        bank.copy({})
     assert small.same_state(state, small.state(model)) and parts == small.identities(model)
     assert all(p.requires_grad for p in model.parameters()) and small.hooks(model) == 0
 
@@ -177,8 +180,6 @@ def test_unrounded_has_the_structure_and_float_numbers() -> None:
 def test_the_skeleton_is_in_eval_and_a_network_in_training_stays_so() -> None:
     model = toys.chain().train()
     k = small.kit(toys.chain)
-    from allot.bank import Bank
-
     bank = Bank(model, graph=k.graph, stats=k.bank.stats)
     assert model.training and not bank.skeleton.training
     assert not any(p.requires_grad for p in bank.skeleton.parameters())

@@ -7,11 +7,13 @@ looking at the certificate; a file that computes something else; an artefact wit
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from allot import bill, deliver, ledger, packed, setup
@@ -28,7 +30,7 @@ from allot.runtimes.ideal import Ideal
 from allot.space import Point
 from allot.stages import Stages
 from allot.sweep import outputs
-from allot.target import Workload
+from allot.target import Arrays, Session, Workload
 from tests import small
 
 
@@ -103,6 +105,37 @@ def test_the_preferred_plan_is_judged_by_its_file_and_the_others_by_simulation(
     tested = {i: (s.lost, s.gained) for i, s in d.statements.items()}
     assert tested == {i: lost[i] for i in tested} and 1 in tested
     assert [s.place for s in d.statements.values()] == [i + 1 for i in tested]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrong(Ideal):
+    """A runtime that gets one sample in eight wrong."""
+
+    def open(self, onnx: bytes, *, workload: Workload) -> Session:
+        return WrongSession(Ideal().open(onnx, workload=workload))
+
+
+class WrongSession:
+    def __init__(self, inner: Session) -> None:
+        self.inner = inner
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+        found = self.inner.run(inputs)
+        output = found["output"].copy()
+        output[::8] = -output[::8]
+        return {**found, "output": output}
+
+
+def test_what_the_runtime_gets_wrong_is_in_the_certificate(tmp_path: Path) -> None:
+    r = run(tmp_path / "r", max_drop=100.0)
+    right = judged(r).statements[1]
+    other = run(tmp_path / "other", max_drop=100.0)
+    other.target = Wrong()
+    d = judged(other)
+    assert d.statements[0].lost < right.lost + 5 < d.statements[1].lost
+    assert d.built is not None and d.run_outputs is not None
+    with pytest.raises(ParityError):
+        verified(other, d.built, d.run_outputs)
 
 
 def test_the_sequence_ends_where_a_plan_is_not_proven(tmp_path: Path) -> None:
