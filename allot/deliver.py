@@ -20,6 +20,7 @@ from allot.errors import JobError
 from allot.files import write_json, write_text
 from allot.front import Front, Measured
 from allot.ledger import Use, sample_digests
+from allot.measure import rounded
 from allot.onnx_graph import to_onnx
 from allot.plan import Plan
 from allot.recover import BY_NAME
@@ -132,7 +133,8 @@ def proven(d: Delivery, *, progress: Callable[[float], None]) -> Delivery:
 
 def _use_once(run: Run, front: Front) -> None:
     """Writes down that the certify samples are used, or refuses when they were."""
-    text = json.dumps(front.dump(), sort_keys=True)
+    # what is asked of the samples: the plans in their order, whatever else is known of them
+    text = json.dumps([run.job.weights, [[p.point, p.recovery] for p in front.points]])
     by = hashlib.sha256(text.encode()).hexdigest()[:16]
     digests = sample_digests(run.task.certify.inputs)
     book = ledger.read(run.folder)
@@ -141,14 +143,15 @@ def _use_once(run: Run, front: Front) -> None:
 
 
 def _simulated(run: Run, m: Measured) -> Tensor:
-    def compute() -> list[list[float]]:
+    def compute() -> dict[str, list[float]]:
         standins = run.meter.standins(run.space.options(m.point), BY_NAME[m.recovery])
         with run.bank.trial(standins) as model:
             found = outputs(run.task, model, run.task.certify, batch=_BATCH)
-        return [[float(f"{v:.7g}") for v in row] for row in found.tolist()]
+        return {"shape": list(found.shape), "values": rounded(found.flatten())}
 
     name = "-".join(map(str, m.point))
-    return torch.tensor(run.memo.get(f"certify/{name}/{m.recovery}", compute))
+    kept = run.memo.get(f"certify/{name}/{m.recovery}", compute)
+    return torch.tensor(kept["values"]).view(kept["shape"])
 
 
 def _run(run: Run, built: Built, target: Target | None = None) -> Tensor:

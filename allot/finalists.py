@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from allot.clock import Clock, key
@@ -31,7 +31,7 @@ def finalists(
     strengthen(search, limits, progress=lambda s: progress(0.6 * s))
     if "latency" not in limits:
         front = search.front()
-        return front, best_within(front, limits)
+        return front, best_within(front.points, limits)
     aim, sure = dict(limits), {**limits, "latency": _MARGIN * limits["latency"]}
     for attempt in range(_TRIES):
         timed = _time(search, clock, aim)
@@ -44,10 +44,9 @@ def finalists(
             search.near(aim)
         except BudgetError:
             break
-    front = search.front()
-    timed_for_real = tuple(p for p in front.points if p.latency_from == "measured")
-    measured = replace(front, points=timed_for_real)
-    return front, best_within(measured, sure) or best_within(measured, limits)
+    timed = [m for m in search.plans.values() if m.latency_from == "measured"]
+    preferred = best_within(timed, sure) or best_within(timed, limits)
+    return with_point(search.front(), preferred), preferred
 
 
 def strengthen(
@@ -96,10 +95,15 @@ def fits(m: Measured, limits: Mapping[str, float]) -> bool:
     return all(m.bills[k] <= v for k, v in limits.items())
 
 
-def best_within(front: Front, limits: Mapping[str, float]) -> Measured | None:
+def best_within(points: Sequence[Measured], limits: Mapping[str, float]) -> Measured | None:
     """The plan of least divergence within the limits; None without limits or without a plan."""
-    if not limits:
-        return None
-    return min(
-        (p for p in front.points if fits(p, limits)), key=lambda p: p.divergence, default=None
-    )
+    within = [p for p in points if limits and fits(p, limits)]
+    return min(within, key=lambda p: p.divergence, default=None)
+
+
+def with_point(front: Front, m: Measured | None) -> Front:
+    """The front with a plan on it that only an estimate beats."""
+    if m is None or m in front.points:
+        return front
+    points = sorted((*front.points, m), key=lambda p: p.divergence)
+    return replace(front, points=tuple(points))

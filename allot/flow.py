@@ -20,7 +20,7 @@ from allot.certify import Statement
 from allot.check import check_forward
 from allot.clock import Clock
 from allot.deliver import Delivery, deliver, proven, refused
-from allot.errors import NotCertified
+from allot.errors import BudgetError, NotCertified
 from allot.finalists import finalists
 from allot.front import Front, Measured
 from allot.harm.one_at_a_time import add_pairs, one_at_a_time
@@ -125,7 +125,12 @@ def compress(
         axes=dict(axes),
     )  # fmt: skip
     bills, originals = _bills(run)
-    limits = setup.limits(space, asked, bills=bills, originals=originals)
+    try:
+        limits = setup.limits(space, asked, bills=bills, originals=originals)
+    except BudgetError:
+        if not resume:
+            setup.abandon(folder)
+        raise
     with stages.stage("harm") as progress:
         harm = _harm(run, signal, bills, limits, progress)
     with stages.stage("search") as progress:

@@ -70,8 +70,12 @@ def moments(task: Task, model: nn.Module, graph: Graph, *, samples: int) -> Mome
 
 
 def matchable(graph: Graph) -> tuple[str, ...]:
-    """Modules whose output can be shifted and scaled: norms, and biased layers without one."""
-    alone = {x.module for x in graph.layers if x.bias and not x.norm}
+    """Modules whose output can be shifted and scaled: norms, and biased layers without one.
+
+    A linear layer over tokens is left out: its channels are its last dim, not its second.
+    """
+    tokens = {x.module for x in graph.layers if x.op == "linear" and len(x.out_shape) > 1}
+    alone = {x.module for x in graph.layers if x.bias and not x.norm} - tokens
     known = alone | set(graph.norms)
     starts = [name for name, event in graph.order if event == "start" and name in known]
     return tuple(name for name in dict.fromkeys(starts) if starts.count(name) == 1)

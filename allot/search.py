@@ -183,6 +183,11 @@ def _between(a: float, b: float, share: float) -> float:
     return math.exp((1 - share) * math.log(a) + share * math.log(b))
 
 
+def _floor(table: Table, point: Point) -> float:
+    """The largest harm that an option of the point has alone: what the solver floors with too."""
+    return max((float(t.values[point[t.at[0]]]) for t in table.terms if len(t.at) == 1), default=0)
+
+
 def corrected(table: Table, points: Sequence[Point], measured: Sequence[float]) -> Table:
     """The table with every value scaled so that the sums meet what was measured, Bayes' way.
 
@@ -196,7 +201,7 @@ def corrected(table: Table, points: Sequence[Point], measured: Sequence[float]) 
         {(k, tuple(p[i] for i in t.at)) for p in points for k, t in enumerate(table.terms)}
     )
     column = {key: c for c, key in enumerate(used)}
-    foretold = np.array([max(table.of(p), 1e-12) for p in points])
+    foretold = np.array([max(table.of(p), _floor(table, p), 1e-12) for p in points])
     share = np.zeros((len(points), len(used)))
     for r, p in enumerate(points):
         for k, t in enumerate(table.terms):

@@ -99,6 +99,14 @@ def folder(path: Path, job: Job, task: Task, *, resume: bool) -> tuple[Path, Mem
     return path, Memo(path / MEMO)
 
 
+def abandon(path: Path) -> None:
+    """Takes a folder away again in which a job ended before it measured anything of worth."""
+    for name in (JOB, MEMO, ledger.FILE):
+        (path / name).unlink(missing_ok=True)
+    if not any(path.iterdir()):
+        path.rmdir()
+
+
 def _same_job(path: Path, job: Job, *, resume: bool) -> None:
     if not resume:
         raise InputError(

@@ -138,9 +138,11 @@ def measured(divergence: float, **bills: float) -> Measured:
 def test_the_best_within_limits_is_that_of_least_divergence() -> None:
     points = tuple(measured(d, size=s) for d, s in ((0.3, 10.0), (0.1, 30.0), (0.2, 20.0)))
     front = Front(points=points, original={})
-    assert best_within(front, {"size": 20.0}) is points[2]
-    assert best_within(front, {"size": 30.0}) is points[1]
-    assert best_within(front, {"size": 9.9}) is None and best_within(front, {}) is None
+    assert best_within(front.points, {"size": 20.0}) is points[2]
+    assert best_within(front.points, {"size": 30.0}) is points[1]
+    assert (
+        best_within(front.points, {"size": 9.9}) is None and best_within(front.points, {}) is None
+    )
 
 
 def test_a_plan_fits_at_its_limit_and_not_above() -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from allot.errors import InputError
 from allot.num.formats import Int, UInt, rowwise
 from allot.num.rounding import Gptq, Rounding
 from allot.num.scales import row_scale, tensor_scale
@@ -35,6 +36,9 @@ class Weight(Option):
     level: ClassVar[int] = 1
     bits: int
     rounding: Rounding = Gptq()  # noqa: RUF009 - frozen, shared by intent
+
+    def __post_init__(self) -> None:
+        _check_bits(self.bits, "a weight")
 
     @property
     def label(self) -> str:
@@ -71,6 +75,11 @@ class Weight(Option):
         with torch.no_grad():
             inner.weight.copy_((codes * rowwise(scale, codes)).view_as(w))
         return QuantizedLayer(inner=inner, scale=scale, fmt=fmt)
+
+
+def _check_bits(bits: int, of: str) -> None:
+    if bits != 32 and not 2 <= bits <= 8:
+        raise InputError(f"{of} has 2 to 8 bits, or 32 for the original; {bits} were given")
 
 
 def _curvature(rows: Tensor, gram: Tensor | None) -> Tensor | None:
@@ -111,6 +120,9 @@ class Activation(Option):
     kind: ClassVar[str] = "activation"
     level: ClassVar[int] = 2
     bits: int
+
+    def __post_init__(self) -> None:
+        _check_bits(self.bits, "an activation")
 
     @property
     def label(self) -> str:
