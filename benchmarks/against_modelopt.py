@@ -38,7 +38,8 @@ def run(quick: bool, seed: int) -> dict[str, Figure]:
     """KL to the original over a fifth of the peer's, per budget."""
     seeds = [seed]
     effort = Effort(levels=2, rounds=1, extra=2 if quick else 4)
-    ours = {s: losses(s, effort) for s in seeds}
+    images = 100 if quick else IMAGES
+    ours = {s: losses(s, effort, images) for s in seeds}
     figures = {}
     for bits in BITS:
         peer = [_peer(bits, s) for s in seeds]
@@ -52,7 +53,7 @@ def run(quick: bool, seed: int) -> dict[str, Figure]:
     return figures
 
 
-def losses(seed: int, effort: Effort) -> dict[float, tuple[np.ndarray, float]]:
+def losses(seed: int, effort: Effort, images: int) -> dict[float, tuple[np.ndarray, float]]:
     """Budget -> KL per certify image [n] in nats of the best plan, and its bits per weight."""
     task = resnet20("resnet20", seed=seed)
     graph, target = trace(task.model, task.forward, task.example()), by_name("openvino-cpu")
@@ -60,7 +61,7 @@ def losses(seed: int, effort: Effort) -> dict[float, tuple[np.ndarray, float]]:
     for site in graph.sites:
         space = space.pin(site.name, "A8") if site.kind == "activation" else space
     bank = Bank(task.model, graph=graph, stats=calibrate(task, task.model, needed(space)))
-    meter = Meter(task, bank, task.search.subset(slice(0, IMAGES)), memo=Memo())
+    meter = Meter(task, bank, task.search.subset(slice(0, images)), memo=Memo())
     harm = one_at_a_time(space, meter)
     bits = bits_table(space)
     found = {}
