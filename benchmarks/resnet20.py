@@ -37,7 +37,7 @@ def run(quick: bool, seed: int) -> dict[str, Figure]:
         outcome = allot.compress(
             task,
             budgets=BUDGETS,
-            max_drop=1.5,
+            max_drop=3.0 if quick else 1.5,
             workload=Workload(batch=32, threads=1),
             out=Path(scratch) / "run",
             seed=seed,
