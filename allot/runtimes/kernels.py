@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from dataclasses import dataclass
 from importlib import metadata, util
+from typing import ClassVar
 
+from allot.errors import MissingError
 from allot.option import Option
 from allot.site import Graph, Site
+from allot.target import Session, Target, Workload
 
 CHANNELS = 8
 
@@ -53,3 +58,39 @@ def version(package: str) -> str:
     if util.find_spec(package) is None:
         return ""
     return f"{package} {metadata.version(package)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuTarget(Target):
+    """A CPU runtime that is a Python package; what is its own is how it loads and runs a file."""
+
+    bills: ClassVar[tuple[str, ...]] = ("size", "bitops", "latency")
+    install: ClassVar[str] = "pip install 'allot[cpu]'"
+    package: ClassVar[str]
+
+    def missing(self) -> str:
+        return missing(self.package, self.name, self.install)
+
+    def version(self) -> str:
+        return version(self.package)
+
+    def can(self, option: Option, site: Site, graph: Graph) -> str:
+        return can(option, site, graph, name=self.name)
+
+    def channel_step(self, size: int) -> int:
+        return channel_step(size)
+
+    def activation_bits(self) -> tuple[int, ...]:
+        return (8,)
+
+    def computes(self, weight_bits: float, input_bits: float) -> tuple[float, float]:
+        return computes(weight_bits, input_bits)
+
+    def open(self, onnx: bytes, *, workload: Workload) -> Session:
+        if self.missing():
+            raise MissingError(self.missing())
+        return self.load(onnx, workload)
+
+    @abstractmethod
+    def load(self, onnx: bytes, workload: Workload) -> Session:
+        """`open` where the package is known to be installed."""

@@ -8,15 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from allot.errors import MissingError
-from allot.option import Option
-from allot.runtimes import kernels
-from allot.site import Graph, Site
-from allot.target import Arrays, Session, Target, Workload
+from allot.runtimes.kernels import CpuTarget
+from allot.target import Arrays, Session, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnnxRuntime(Target):
+class OnnxRuntime(CpuTarget):
     """The CPU provider of ONNX Runtime.
 
     It runs a convolution in int8 only with an integer bias and a quantized output, which our
@@ -26,30 +23,9 @@ class OnnxRuntime(Target):
     """
 
     name: ClassVar[str] = "onnxruntime-cpu"
-    bills: ClassVar[tuple[str, ...]] = ("size", "bitops", "latency")
-    install: ClassVar[str] = "pip install 'allot[cpu]'"
+    package: ClassVar[str] = "onnxruntime"
 
-    def missing(self) -> str:
-        return kernels.missing("onnxruntime", self.name, self.install)
-
-    def version(self) -> str:
-        return kernels.version("onnxruntime")
-
-    def can(self, option: Option, site: Site, graph: Graph) -> str:
-        return kernels.can(option, site, graph, name=self.name)
-
-    def channel_step(self, size: int) -> int:
-        return kernels.channel_step(size)
-
-    def activation_bits(self) -> tuple[int, ...]:
-        return (8,)
-
-    def computes(self, weight_bits: float, input_bits: float) -> tuple[float, float]:
-        return kernels.computes(weight_bits, input_bits)
-
-    def open(self, onnx: bytes, *, workload: Workload) -> Session:
-        if self.missing():
-            raise MissingError(self.missing())
+    def load(self, onnx: bytes, workload: Workload) -> Session:
         return _Session(onnx, workload)
 
 

@@ -10,42 +10,18 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from allot.errors import MissingError
-from allot.option import Option
-from allot.runtimes import kernels
-from allot.site import Graph, Site
-from allot.target import Arrays, Session, Target, Workload
+from allot.runtimes.kernels import CpuTarget
+from allot.target import Arrays, Session, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenVino(Target):
+class OpenVino(CpuTarget):
     """The CPU plugin of OpenVINO with reduced precision of float parts switched off."""
 
     name: ClassVar[str] = "openvino-cpu"
-    bills: ClassVar[tuple[str, ...]] = ("size", "bitops", "latency")
-    install: ClassVar[str] = "pip install 'allot[cpu]'"
+    package: ClassVar[str] = "openvino"
 
-    def missing(self) -> str:
-        return kernels.missing("openvino", self.name, self.install)
-
-    def version(self) -> str:
-        return kernels.version("openvino")
-
-    def can(self, option: Option, site: Site, graph: Graph) -> str:
-        return kernels.can(option, site, graph, name=self.name)
-
-    def channel_step(self, size: int) -> int:
-        return kernels.channel_step(size)
-
-    def activation_bits(self) -> tuple[int, ...]:
-        return (8,)
-
-    def computes(self, weight_bits: float, input_bits: float) -> tuple[float, float]:
-        return kernels.computes(weight_bits, input_bits)
-
-    def open(self, onnx: bytes, *, workload: Workload) -> Session:
-        if self.missing():
-            raise MissingError(self.missing())
+    def load(self, onnx: bytes, workload: Workload) -> Session:
         return _Session(onnx, workload)
 
 
