@@ -83,9 +83,6 @@ class CpuTarget(Target):
     def activation_bits(self) -> tuple[int, ...]:
         return (8,)
 
-    def computes(self, weight_bits: float, input_bits: float) -> tuple[float, float]:
-        return computes(weight_bits, input_bits)
-
     def open(self, onnx: bytes, *, workload: Workload) -> Session:
         if self.missing():
             raise MissingError(self.missing())

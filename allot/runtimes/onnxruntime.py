@@ -25,6 +25,9 @@ class OnnxRuntime(CpuTarget):
     name: ClassVar[str] = "onnxruntime-cpu"
     package: ClassVar[str] = "onnxruntime"
 
+    def computes(self, weight_bits: float, input_bits: float) -> tuple[float, float]:
+        return 32.0, 32.0
+
     def load(self, onnx: bytes, workload: Workload) -> Session:
         return _Session(onnx, workload)
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from allot.runtimes.kernels import CpuTarget
+from allot.runtimes.kernels import CpuTarget, computes
 from allot.target import Arrays, Session, Workload
 
 
@@ -20,6 +20,9 @@ class OpenVino(CpuTarget):
 
     name: ClassVar[str] = "openvino-cpu"
     package: ClassVar[str] = "openvino"
+
+    def computes(self, weight_bits: float, input_bits: float) -> tuple[float, float]:
+        return computes(weight_bits, input_bits)
 
     def load(self, onnx: bytes, workload: Workload) -> Session:
         return _Session(onnx, workload)
