@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -24,16 +25,46 @@ class Term:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Vectors:
+    """Per-sample changes, whose products are the pair terms of a harm: never an (nk)^2 matrix.
+
+    values: [samples, options], float64, all options of all choices side by side; the column of
+    an original is 0.  counts: options per choice.  The harm of a plan is half the mean square of
+    the sum of its columns, so a pair of options meets in the mean of their product.
+    """
+
+    values: Array
+    counts: tuple[int, ...]
+
+    def of(self, at: int) -> Array:
+        """The changes that the options of one choice make: [samples, n]."""
+        starts = np.concatenate([[0], np.cumsum(self.counts)])
+        return self.values[:, starts[at] : starts[at + 1]]
+
+    def pair(self, i: int, j: int) -> Array:
+        """Mean product of the options of two choices: [n_i, n_j]."""
+        return self.of(i).T @ self.of(j) / len(self.values)
+
+    def half_squares(self, at: int) -> Array:
+        """What the options of one choice do alone: half the mean square, [n]."""
+        found: Array = 0.5 * np.mean(self.of(at) ** 2, axis=0)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
     """constant + sum of terms; the value of a whole plan is `table.of(point)`.
 
-    unit: "byte", "bitop", "s", "nat".  origin: where the numbers come from.
+    unit: "byte", "bitop", "s", "nat".  origin: where the numbers come from.  vectors: pair terms
+    that are not written out as terms; `with_pairs` does that for the largest, and only those
+    written out count in `of`.
     """
 
     unit: str
     origin: str
     constant: float = 0.0
     terms: tuple[Term, ...] = field(default=())
+    vectors: Vectors | None = None
 
     def of(self, point: Sequence[int]) -> float:
         return self.constant + float(
@@ -47,6 +78,21 @@ class Table:
             if t.at == (at,):
                 total = total + t.values
         return total
+
+    def with_pairs(self, most: int) -> Table:
+        """The table with the `most` largest pairs of its vectors written out as terms.
+
+        Largest by the root mean square of their products over options.
+        """
+        if self.vectors is None:
+            return self
+        n = len(self.vectors.counts)
+        pairs = list(combinations(range(n), 2))
+        found = {p: self.vectors.pair(*p) for p in pairs}
+        found = {p: v for p, v in found.items() if v.any()}
+        best = sorted(found, key=lambda p: -float(np.sqrt(np.mean(found[p] ** 2))))[:most]
+        terms = tuple(Term(at=p, values=found[p]) for p in sorted(best))
+        return replace(self, terms=(*self.terms, *terms), vectors=None)
 
     def dump(self) -> dict[str, Any]:
         terms = [{"at": list(t.at), "values": t.values.tolist()} for t in self.terms]
