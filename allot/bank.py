@@ -13,6 +13,8 @@ from allot.site import Graph, Site, Touch
 
 # one option at one touch, as it meets others in a module
 Meeting = tuple[Option, Touch, Site]
+# a module, and what meets in it
+Key = tuple[str, tuple[Meeting, ...]]
 
 
 class Bank:
@@ -27,7 +29,7 @@ class Bank:
         self.stats = stats
         self.skeleton = copy.deepcopy(model).eval().requires_grad_(False)
         self._originals = dict(self.skeleton.named_modules())
-        self._encoded: dict[tuple[str, tuple[Meeting, ...]], nn.Module] = {}
+        self._encoded: dict[Key, nn.Module] = {}
 
     def module(self, name: str) -> nn.Module:
         """The original module of a name, as the skeleton holds it."""
@@ -51,6 +53,14 @@ class Bank:
                 inner, touch=touch, site=site, graph=self.graph, stats=self.stats
             )
         return self._encoded[key]
+
+    def encoded(self) -> dict[Key, nn.Module]:
+        """Everything encoded so far; the modules are the bank's own."""
+        return dict(self._encoded)
+
+    def keep(self, encoded: Mapping[Key, nn.Module]) -> None:
+        """Takes encodings made elsewhere from the same weights and statistics."""
+        self._encoded |= encoded
 
     def unrounded(self, name: str, options: Mapping[str, Option]) -> nn.Module:
         """The module with its structure changed but its numbers left in float."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from allot.option import Option, count
-from allot.site import Graph, Layer
+from allot.option import Effect, Option, count, kept_tokens
+from allot.site import Graph, Layer, Site, Touch
 from allot.space import Choice, Point, Space
 from allot.table import Table, Term
 from allot.target import Target
@@ -21,7 +21,9 @@ class LayerState:
     """What a layer's bill depends on once everything that touches it is chosen.
 
     stored_bits, row_bytes: of its weight.  weight_bits, input_bits: the options' computing
-    formats.  ins, outs: channels that stay.
+    formats.  ins, outs: channels that stay.  tokens, all_tokens: that arrive, and that arrived
+    in the original (1 of 1 where nothing thins what the layer reads).  gone: the layer lies in a
+    dropped block; it costs nothing, whatever else is chosen.
     """
 
     layer: Layer
@@ -31,6 +33,9 @@ class LayerState:
     input_bits: float
     ins: int
     outs: int
+    tokens: int = 1
+    all_tokens: int = 1
+    gone: bool = False
 
     @property
     def elements(self) -> int:
@@ -43,13 +48,25 @@ class LayerState:
     @property
     def macs(self) -> float:
         """Multiply-accumulates per sample."""
-        return self.layer.macs * self.elements / count(self.layer.weight)
+        if self.gone:
+            return 0.0
+        whole = count(self.layer.weight) * self.all_tokens
+        return self.layer.macs * self.elements * self.tokens / whole
 
     @property
     def stored_bytes(self) -> int:
         """Bytes of the packed weight, its scales and the folded bias."""
+        if self.gone:
+            return 0
         bias = 4 * self.outs if self.layer.bias or self.layer.norm else 0
         return math.ceil(self.elements * self.stored_bits / 8) + self.outs * self.row_bytes + bias
+
+    @property
+    def thinned(self) -> Layer:
+        """The layer as it reads the tokens that arrive."""
+        if self.tokens == self.all_tokens:
+            return self.layer
+        return replace(self.layer, in_shape=(self.tokens, *self.layer.in_shape[1:]))
 
     @property
     def integer(self) -> bool:
@@ -62,57 +79,96 @@ def touching(space: Space, layer: Layer) -> tuple[int, ...]:
     found = []
     for i, choice in enumerate(space.choices):
         sites = [space.graph.site(n) for n in (choice.site, *choice.tied)]
-        if any(s.name == layer.input or _touches(s.touches, layer) for s in sites):
+        if any(s.name == layer.input or _touches(s, layer) or _holds(s, layer) for s in sites):
             found.append(i)
     return tuple(found)
 
 
-def _touches(touches: Sequence[object], layer: Layer) -> bool:
-    return any(getattr(t, "module", "") == layer.module and _counts(t) for t in touches)
+def _touches(site: Site, layer: Layer) -> bool:
+    return any(t.module == layer.module and _counts(t) for t in site.touches)
 
 
-def _counts(touch: object) -> bool:
+def _counts(touch: Touch) -> bool:
     """Weights and channel groups change a layer's bill; a tensor behind it does not."""
-    return getattr(touch, "role", "") == "weight" or bool(getattr(touch, "index", ()))
+    return touch.role == "weight" or bool(touch.index)
 
 
-def states(space: Space, layer: Layer) -> tuple[tuple[int, ...], dict[Point, LayerState]]:
-    """The choices that touch a layer, and its state for every combination of their options."""
+def _holds(site: Site, layer: Layer) -> bool:
+    """A block holds its layers; a token site those that its tokens run through."""
+    return site.kind in ("block", "tokens") and layer.module in site.reach
+
+
+def states(
+    space: Space, layer: Layer, *, tokens: bool = True
+) -> tuple[tuple[int, ...], dict[Point, LayerState]]:
+    """The choices that touch a layer, and its state for every combination of their options.
+
+    tokens: False leaves out the choices of tokens; all of them arrive then.
+    """
     at = touching(space, layer)
-    ranges = [range(len(space.choices[i].options)) for i in at]
-    chosen = [space.choices[i] for i in at]
-    return at, {p: _state(space.graph, layer, chosen, p) for p in itertools.product(*ranges)}
+    if not tokens:
+        at = tuple(i for i in at if space.graph.site(space.choices[i].site).kind != "tokens")
+    parts = [_parts(space.graph, layer, space.choices[i]) for i in at]
+    points = itertools.product(*(range(len(p)) for p in parts))
+    picked = ((p, [x[i] for x, i in zip(parts, p, strict=True)]) for p in points)
+    return at, {p: _state(space.graph, layer, x) for p, x in picked}
 
 
 def state(space: Space, layer: Layer, point: Point) -> LayerState:
     """The state of a layer under a whole point of the space."""
     at = touching(space, layer)
-    return _state(space.graph, layer, [space.choices[i] for i in at], [point[i] for i in at])
+    parts = [_parts(space.graph, layer, space.choices[i])[point[i]] for i in at]
+    return _state(space.graph, layer, parts)
 
 
-def _state(
-    graph: Graph, layer: Layer, chosen: Sequence[Choice], point: Sequence[int]
-) -> LayerState:
-    effects = {}
-    lost = {"in": 0, "out": 0}
-    for choice, i in zip(chosen, point, strict=True):
-        option = choice.options[i]
+# what one option does to a layer: the effect at each of its sites, and the channels lost
+_Part = tuple[Mapping[str, Effect], Mapping[str, int]]
+
+
+def _parts(graph: Graph, layer: Layer, choice: Choice) -> list[_Part]:
+    """Of every option of a choice."""
+    found = []
+    for option in choice.options:
+        effects, lost = {}, {"in": 0, "out": 0}
         for name in (choice.site, *choice.tied):
             effects[name] = option.effect(graph.site(name))
             for role, n in _lost(graph, layer, name, option).items():
                 lost[role] += n
+        found.append((effects, lost))
+    return found
+
+
+def _state(graph: Graph, layer: Layer, parts: Sequence[_Part]) -> LayerState:
+    effects = {name: e for part, _ in parts for name, e in part.items()}
     weight = effects.get(f"{layer.module}.weight")
     entering = effects.get(layer.input)
     ins = layer.weight[1] if layer.groups == 1 else layer.weight[0]
+    every, left = _tokens(graph, layer, effects)
     return LayerState(
         layer=layer,
         stored_bits=weight.stored_bits if weight else 32,
         row_bytes=weight.row_bytes if weight else 0,
         weight_bits=weight.compute_bits if weight else 32,
         input_bits=entering.compute_bits if entering else 32,
-        ins=ins - lost["in"],
-        outs=layer.weight[0] - lost["out"],
+        ins=ins - sum(lost["in"] for _, lost in parts),
+        outs=layer.weight[0] - sum(lost["out"] for _, lost in parts),
+        tokens=left,
+        all_tokens=every,
+        gone=any(e.gone for e in effects.values()),
     )
+
+
+def _tokens(graph: Graph, layer: Layer, effects: Mapping[str, Effect]) -> tuple[int, int]:
+    """Tokens that a layer reads in the original, and those left by the places before it."""
+    places = [s for n in effects if (s := graph.site(n)).kind == "tokens" and _holds(s, layer)]
+    if not places:
+        return 1, 1
+    # what a place thins is what the places before it left: the earlier one reaches further
+    places.sort(key=lambda s: -len(s.reach))
+    left = places[0].shape[0]
+    for s in places:
+        left = kept_tokens(left, effects[s.name].tokens)
+    return places[0].shape[0], left
 
 
 def _lost(graph: Graph, layer: Layer, name: str, option: Option) -> dict[str, int]:
@@ -137,11 +193,15 @@ def layer_table(
     unit: str,
     origin: str,
     constant: float = 0.0,
+    tokens: bool = True,
 ) -> Table:
-    """The sum over layers of a number that depends on a layer's state."""
+    """The sum over layers of a number that depends on a layer's state.
+
+    tokens: False where the number does not depend on how many tokens a layer reads.
+    """
     terms = []
     for layer in space.graph.layers:
-        at, found = states(space, layer)
+        at, found = states(space, layer, tokens=tokens)
         shape = [len(space.choices[i].options) for i in at]
         values = np.array([value(s) for s in found.values()], dtype=np.float64).reshape(shape)
         if at:
@@ -153,13 +213,30 @@ def layer_table(
 
 def size(space: Space, *, header: int) -> Table:
     """Bytes of the packed weights file; header: what the container adds, exactly."""
-    return layer_table(
+    layers = layer_table(
         space,
         lambda s: float(s.stored_bytes),
         unit="byte",
         origin="exact account",
         constant=float(header + space.graph.loose),
+        tokens=False,
     )
+    return replace(layers, terms=(*layers.terms, *_loose(space)))
+
+
+def _loose(space: Space) -> list[Term]:
+    """What the parameters of a dropped block that no layer owns no longer take."""
+    terms = []
+    for i, c in enumerate(space.choices):
+        values = np.zeros(len(c.options))
+        for name in (c.site, *c.tied):
+            site = space.graph.site(name)
+            gone = np.array([o.effect(site).gone for o in c.options])
+            if gone.any():
+                values -= gone * space.graph.loose_in(site.touches[0].module)
+        if values.any():
+            terms.append(Term(at=(i,), values=values))
+    return terms
 
 
 def bitops(space: Space, target: Target) -> Table:

@@ -19,7 +19,7 @@ from allot.errors import ModelError
 from allot.num.formats import rowwise
 from allot.options.standins import QuantizedInput, QuantizedLayer, QuantizedOutput
 from allot.site import Graph, Layer
-from allot.sweep import find, rewrapped, unwrapped
+from allot.sweep import find, left_out, rewrapped, unwrapped
 
 
 def fold_norm(norm: nn.Module | None, channels: int) -> tuple[Tensor, Tensor]:
@@ -42,16 +42,18 @@ def deploy(planned: nn.Module, graph: Graph) -> nn.Module:
     """A copy of the planned network in the form that is stored and exported, in eval mode.
 
     Batch norms that follow a layer are folded, others become a scale and a shift, coded layers
-    hold their codes, edges quantize with
-    the operators of the exported graph; modules that the graph does not know stay as they are.
+    hold their codes, edges quantize with the operators of the exported graph; blocks that are
+    left out and modules that the graph does not know stay as they are.
     """
     model = copy.deepcopy(planned).eval().requires_grad_(False)
-    integer = {x.module for x in graph.layers if _quantized_input(model, x, graph)}
-    for layer in graph.layers:
+    layers = [x for x in graph.layers if not left_out(model, x.module)]
+    integer = {x.module for x in layers if _quantized_input(model, x, graph)}
+    for layer in layers:
         _replace(model, layer.module, _deployed(model, layer, layer.module in integer))
         if layer.norm:
             _replace(model, layer.norm, nn.Identity())
-    for name in set(graph.norms) - {x.norm for x in graph.layers}:
+    loose = set(graph.norms) - {x.norm for x in graph.layers}
+    for name in (n for n in loose if not left_out(model, n)):
         norm = unwrapped(find(model, name))
         if isinstance(norm, nn.modules.batchnorm._BatchNorm):
             gain, shift = fold_norm(norm, norm.num_features)

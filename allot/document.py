@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -181,7 +182,7 @@ def compressed(
         "divergence": mean,
         "divergence_interval": [mean - half, mean + half],
         "n": len(a),
-        "optimality_gap": m.gap,
+        "optimality_gap": None if math.isnan(m.gap) else m.gap,
     }
     if here:
         # by the ratio of turns taken together, so that both sides of the summary fit each other

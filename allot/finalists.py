@@ -8,8 +8,9 @@ from dataclasses import replace
 from allot.clock import Clock, key
 from allot.errors import BudgetError
 from allot.front import Front, Measured, unbeaten
+from allot.measure import Meter
 from allot.recover import STRONG, Recovery
-from allot.search import Search
+from allot.trials import Limits, Spent, Trials
 
 # a plan is timed again when it is delivered: what lies closer to the limit may then break it
 _MARGIN = 0.98
@@ -17,53 +18,57 @@ _STRENGTHENED, _TIMED, _TRIES = 5, 3, 3
 
 
 def finalists(
-    search: Search,
+    trials: Trials,
+    meter: Meter,
     clock: Clock,
     *,
+    near: Callable[[Limits], None],
     limits: Mapping[str, float],
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[Front, Measured | None]:
     """The front after strong recovery, and its best plan within the limits (None without limits).
 
     Plans that are slower in truth than the table said are put right; when none of the timed ones
-    meets a latency limit, the table's limit is tightened by what it was off and solved again.
+    meets a latency limit, the table's limit is tightened by what it was off and further plans are
+    measured near it (`near`).
     """
-    strengthen(search, limits, progress=lambda s: progress(0.6 * s))
+    strengthen(trials, meter, limits, progress=lambda s: progress(0.6 * s))
     if "latency" not in limits:
-        front = search.front()
+        front = trials.front()
         return front, best_within(front.points, limits)
     aim, sure = dict(limits), {**limits, "latency": _MARGIN * limits["latency"]}
     for attempt in range(_TRIES):
-        timed = _time(search, clock, aim)
+        timed = _time(trials, meter, clock, aim)
         progress(0.6 + 0.4 * (attempt + 1) / _TRIES)
         if any(fits(m, sure) for m in timed):
             break
         off = min((m.bills["latency"] for m in timed), default=limits["latency"])
         aim["latency"] *= min(0.99, sure["latency"] / off)
         try:
-            search.near(aim)
-        except BudgetError:
+            near(aim)
+        except (BudgetError, Spent):
             break
-    timed = [m for m in search.plans.values() if m.latency_from == "measured"]
+    timed = [m for m in trials.plans.values() if m.latency_from == "measured"]
     preferred = best_within(timed, sure) or best_within(timed, limits)
-    return with_point(search.front(), preferred), preferred
+    return with_point(trials.front(), preferred), preferred
 
 
 def strengthen(
-    search: Search,
+    trials: Trials,
+    meter: Meter,
     limits: Mapping[str, float],
     *,
     recovery: Recovery = STRONG,
     progress: Callable[[float], None] = lambda share: None,
 ) -> None:
     """The best few plans within limits measured again after strong recovery; the better stays."""
-    points = unbeaten(list(search.plans.values()), sorted(search.bills))
+    points = unbeaten(list(trials.plans.values()), sorted(trials.bills))
     within = [m for m in points if fits(m, limits)]
     points = tuple(sorted(within, key=lambda m: m.divergence)[:_STRENGTHENED])
     for i, m in enumerate(points):
-        loss = search.meter.loss(search.space.options(m.point), recovery=recovery)
+        loss = meter.loss(trials.space.options(m.point), recovery=recovery)
         if loss.divergence < m.divergence:
-            search.plans[m.point] = replace(
+            trials.plans[m.point] = replace(
                 m,
                 divergence=loss.divergence,
                 interval=loss.interval,
@@ -71,21 +76,23 @@ def strengthen(
                 recovery=recovery.name,
             )
         progress((i + 1) / len(points))
-        if search.out_of_time():
+        if trials.out_of_time():
             return
 
 
-def _time(search: Search, clock: Clock, limits: Mapping[str, float]) -> list[Measured]:
+def _time(
+    trials: Trials, meter: Meter, clock: Clock, limits: Mapping[str, float]
+) -> list[Measured]:
     """The best few plans within limits with their latency as measured."""
-    within = [m for m in search.plans.values() if fits(m, limits)]
+    within = [m for m in trials.plans.values() if fits(m, limits)]
     within = sorted(within, key=lambda m: m.divergence)[:_TIMED]
-    plans = {key(m.point): search.bank.standins(search.space.options(m.point)) for m in within}
+    plans = {key(m.point): meter.bank.standins(trials.space.options(m.point)) for m in within}
     times = clock.times(plans) if plans else {}
     found = []
     for m in within:
         seconds = times[key(m.point)].ratio * clock.original_s()
         new = replace(m, bills={**m.bills, "latency": seconds}, latency_from="measured")
-        search.plans[m.point] = new
+        trials.plans[m.point] = new
         found.append(new)
     return found
 

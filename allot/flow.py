@@ -7,6 +7,7 @@ check -> trace -> space -> calibrate -> bank -> latency -> harm -> search -> fin
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,18 +22,20 @@ from allot.check import check_forward
 from allot.clock import Clock
 from allot.deliver import Delivery, deliver, proven, refused
 from allot.errors import BudgetError, NotCertified
+from allot.explore import Method, Searcher, Signal, explore
 from allot.finalists import finalists
 from allot.front import Front, Measured
-from allot.harm.one_at_a_time import add_pairs, one_at_a_time
+from allot.harm.fisher import fisher
+from allot.in_process import InProcess
 from allot.measure import Meter
 from allot.options.width import removals
 from allot.plan import weights_digest
+from allot.recover import STEADY
 from allot.run import Run
-from allot.search import EFFORT, Effort, Search
-from allot.solve.milp import solve
+from allot.search import EFFORT, Effort
+from allot.site import Graph
 from allot.space import Space
 from allot.stages import Report, Stages, silent
-from allot.table import Table
 from allot.target import Target, Workload
 from allot.task import Task
 from allot.trace import trace
@@ -41,8 +44,8 @@ WORKLOAD = Workload()
 
 # builds the part of a space that one axis adds
 Axis = Callable[..., Space]
-# (space, meter, progress=) -> harm of every option in nats
-Signal = Callable[..., Table]
+# another task for the search, such as one whose calibration data are made from the network alone
+Prepare = Callable[[Task, Graph], Task]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,10 @@ def compress(
     pins: Mapping[str, str] | None = None,
     excludes: Sequence[str] = (),
     checked_in: Sequence[Target] = (),
-    signal: Signal = one_at_a_time,
+    signals: Sequence[Signal] = (fisher,),
+    searcher: Searcher | None = None,
+    evaluations: float | None = None,
+    prepare: Prepare | None = None,
     effort: Effort = EFFORT,
     resume: bool = False,
     time_limit: float | None = None,
@@ -81,8 +87,10 @@ def compress(
 
     budgets: like "size=12%".  max_drop: points of the metric that the certificate must bound at
     95 %.  axes: name -> builder of that axis.  checked_in: further runtimes to run and time the
-    file in.  signal: estimates the harm of every
-    option (see `allot.harm`).  source: how the task was named, for later commands.
+    file in.  signals: estimates of the harm of every option, the main one first (see
+    `allot.harm`).  searcher: None for the closed loop of `allot.search`.  evaluations: forward
+    passes over the search data that signals and search may take.  prepare: changes the task
+    before anything is calibrated.  source: how the task was named, for later commands.
     report(stage, share) and tell(sentence) are called as the job goes.
 
     Raises InputError and its kinds before long work starts, NotCertified when no plan within the
@@ -97,6 +105,7 @@ def compress(
         setup.check(task, target=target, max_drop=max_drop, asked=asked)
         graph = trace(task.model, task.forward, task.example())
         check_forward(task)
+        task = task if prepare is None else prepare(task, graph)
         space = setup.space(graph, axes, target=target, pins=pins or {}, excludes=excludes)
     tell(setup.provable(task, max_drop))
     job = jobs.Job(
@@ -118,33 +127,36 @@ def compress(
         stats |= removals(task.model, graph, stats)
         bank = Bank(task.model, graph=graph, stats=stats)
         meter = Meter(task, bank, task.search, memo=memo, key="search")
+        evaluator = InProcess(
+            space=space, task=task, bank=bank, data=task.search, recovery=STEADY, memo=memo,
+            key="search",
+        )  # fmt: skip
     run = Run(
         task=task, job=job, folder=folder, target=target, workload=workload, stages=stages,
-        bank=bank, space=space, meter=meter, memo=memo, checked_in=tuple(checked_in),
+        bank=bank, space=space, meter=meter, evaluator=evaluator, memo=memo,
+        checked_in=tuple(checked_in),
         clock=Clock(task, bank, target=target, workload=workload, memo=memo),
         axes=dict(axes),
     )  # fmt: skip
-    bills, originals = _bills(run)
+    _bill(run)
     try:
-        limits = setup.limits(space, asked, bills=bills, originals=originals)
+        limits = setup.limits(space, asked, bills=run.bills, originals=run.originals)
     except BudgetError:
         if not resume:
             setup.abandon(folder)
         raise
-    with stages.stage("harm") as progress:
-        harm = _harm(run, signal, bills, limits, progress)
-    with stages.stage("search") as progress:
-        search = Search(
-            space, meter, harm=harm, bills=bills, limits=limits, originals=originals,
-            effort=effort, progress=progress, out_of_time=stages.over,
-        )  # fmt: skip
-        search.run()
+    most = math.inf if evaluations is None else evaluations
+    method = Method(signals=signals, searcher=searcher, effort=effort, evaluations=most)
+    found = explore(run, method, limits=limits)
+    run.single = found.harm[0]
     with stages.stage("finalists") as progress:
-        front, preferred = finalists(search, run.clock, limits=limits, progress=progress)
+        front, preferred = finalists(
+            found.trials, meter, run.clock, near=found.near, limits=limits, progress=progress
+        )
     return _conclude(run, front, preferred, limits)
 
 
-def _bills(run: Run) -> tuple[dict[str, Table], dict[str, float]]:
+def _bill(run: Run) -> None:
     """Tables of every bill the target states, and the same bills of the float original."""
     space, graph = run.space, run.space.graph
     bills = {
@@ -162,27 +174,7 @@ def _bills(run: Run) -> tuple[dict[str, Table], dict[str, float]]:
                 space, seed=seed, progress=progress
             )
             originals["latency"] = run.clock.original_s()
-    run.originals = originals
-    return bills, originals
-
-
-def _harm(
-    run: Run,
-    signal: Signal,
-    bills: Mapping[str, Table],
-    limits: Mapping[str, float],
-    progress: Callable[[float], None],
-) -> Table:
-    """What the signal says of every option, then the pairs that matter near the budget."""
-    space, meter = run.space, run.meter
-    single = signal(space, meter, progress=lambda s: progress(0.85 * s))
-    run.single = single
-    around = limits or {"size": setup.middle(space, bills, run.originals)}
-    near = solve(space.counts, harm=single, bills=bills, limits=around)
-    pairs = add_pairs(
-        single, space, meter, around=near.point, progress=lambda s: progress(0.85 + 0.15 * s)
-    )
-    return pairs
+    run.bills, run.originals = bills, originals
 
 
 def _conclude(

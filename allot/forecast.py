@@ -13,14 +13,14 @@ from allot import bill, latency, packed, setup
 from allot.errors import BudgetError
 from allot.job import Budget
 from allot.option import count
-from allot.recover import LIGHT, STEADY, STRONG, Recovery
+from allot.recover import STEADY, STRONG, Recovery
 from allot.search import Effort
 from allot.solve.milp import smallest
 from allot.space import Space
 from allot.target import Target
 from allot.task import Task
 
-_PAIRS = 24
+_STRENGTHENED = 5
 _PREFIX = 2**30
 # plans timed to fit the latency model; seconds of an exact solve, of timing a layer, a plan
 _PROBES, _SOLVE_S, _LAYER_S, _PLAN_S = 6, 1.0, 0.12, 1.0
@@ -85,10 +85,16 @@ def _passes(task: Task, space: Space, effort: Effort) -> float:
     def each(recovery: Recovery) -> float:
         return 1 + (3 if recovery.in_order else 1) * recovery.samples / n
 
-    plans = effort.levels + effort.rounds * effort.extra
-    single = sum(c - 1 for c in space.counts) + _PAIRS
+    plans = effort.levels + effort.rounds * effort.batch
+    # forward, two draws backward, and each option's own layer once
+    signal = 1 + 4 + _options(space) + each(STEADY)
     proof = plans * len(task.certify) / n
-    return single * each(LIGHT) + plans * (each(STEADY) + each(STRONG)) + proof
+    return signal + plans * each(STEADY) + _STRENGTHENED * each(STRONG) + proof
+
+
+def _options(space: Space) -> float:
+    """Options per choice, the original not counted: how often every layer is replayed alone."""
+    return sum(c - 1 for c in space.counts) / max(1, len(space.counts))
 
 
 def _seconds(task: Task, space: Space, *, target: Target, passes: float, effort: Effort) -> float:
@@ -105,7 +111,7 @@ def _seconds(task: Task, space: Space, *, target: Target, passes: float, effort:
             once = min(times) * len(task.search) / len(data)
     finally:
         task.model.train(was_training)
-    solves = effort.levels + effort.rounds * effort.extra
+    solves = effort.levels + effort.rounds * effort.batch
     total = passes * once + solves * _SOLVE_S
     if "latency" in target.bills:
         total += len(latency.needed(space, target)) * _LAYER_S + _PROBES * _PLAN_S

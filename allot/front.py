@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from allot.errors import ArtefactError
 
 VERSION = 1
+# what a solver says of a plan that it chose
+_SAID = ("predicted", "gap")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +21,8 @@ class Measured:
     point: option index per choice of the space.  labels: site -> label, for reading.
     bills: "size" [bytes], "bitops", "latency" [s].  divergence: mean nats per search sample,
     with its 95 % interval.  metric: on the search samples, in [0, 1].  predicted: divergence the
-    tables foretold.  gap: how far above the best possible (by the tables) it may lie, relative.
+    tables foretold.  gap: how far above the best possible (by the tables) it may lie, relative;
+    both NaN for a plan that no solver chose, and null in files.
     latency_from: "table" or "measured".  recovery: name
     of the recovery it was measured after.
     """
@@ -43,7 +47,10 @@ class Front:
     original: Mapping[str, float]
 
     def dump(self) -> dict[str, Any]:
-        return {"version": VERSION, **asdict(self)}
+        data = asdict(self)
+        for p in data["points"]:
+            p |= {k: None if math.isnan(p[k]) else p[k] for k in _SAID}
+        return {"version": VERSION, **data}
 
 
 def load(data: Any) -> Front:
@@ -52,7 +59,14 @@ def load(data: Any) -> Front:
         raise ArtefactError(f"not a front of version {VERSION}")
     try:
         points = tuple(
-            Measured(**{**p, "point": tuple(p["point"]), "interval": tuple(p["interval"])})
+            Measured(
+                **{
+                    **p,
+                    "point": tuple(p["point"]),
+                    "interval": tuple(p["interval"]),
+                    **{k: math.nan if p[k] is None else p[k] for k in _SAID},
+                }
+            )
             for p in data["points"]
         )
         return Front(points=points, original=data["original"])

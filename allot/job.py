@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,9 +11,11 @@ from typing import Any
 from allot.errors import InputError
 from allot.target import Workload
 
-BILLS = ("size", "bitops", "latency")
+BILLS = ("size", "bitops", "latency", "memory")
+_BYTES = {"": 1, "B": 1, "KB": 1e3, "KiB": 2**10, "MB": 1e6, "MiB": 2**20, "GB": 1e9}
 _UNITS = {
-    "size": {"": 1, "B": 1, "KB": 1e3, "KiB": 2**10, "MB": 1e6, "MiB": 2**20, "GB": 1e9},
+    "size": _BYTES,
+    "memory": _BYTES,
     "bitops": {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12},
     "latency": {"s": 1, "ms": 1e-3, "us": 1e-6},
 }
@@ -65,7 +68,10 @@ def budgets(texts: Sequence[str]) -> tuple[Budget, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The settings that a result depends on."""
+    """The settings that a result depends on.
+
+    method: names of what prepares the data, says the harm and searches (see `method`).
+    """
 
     task: str
     graph: str
@@ -78,6 +84,7 @@ class Job:
     seed: int
     pins: tuple[tuple[str, str], ...] = ()
     excludes: tuple[str, ...] = ()
+    method: tuple[str, ...] = ()
 
     def dump(self) -> dict[str, Any]:
         return {
@@ -86,6 +93,7 @@ class Job:
             "axes": list(self.axes),
             "pins": [list(p) for p in self.pins],
             "excludes": list(self.excludes),
+            "method": list(self.method),
         }
 
     def differs(self, other: Mapping[str, Any]) -> list[str]:
@@ -94,10 +102,30 @@ class Job:
         return [k for k in mine if mine[k] != other.get(k)]
 
 
+def method(*parts: object) -> tuple[str, ...]:
+    """Names of functions as they are imported from allot, those that are None left out."""
+    return tuple(part_name(p) for p in parts if p is not None)
+
+
+def part_name(part: object) -> str:
+    """The name of a function: "harm.hawq"; with what is set of its arguments, where some are."""
+    if isinstance(part, functools.partial):
+        given = [*map(_value, part.args), *(f"{k}={_value(v)}" for k, v in part.keywords.items())]
+        return f"{part_name(part.func)}({', '.join(given)})"
+    function: Any = part
+    name = function.__name__
+    module = function.__module__.removeprefix("allot.")
+    return module if module.endswith(f".{name}") else f"{module}.{name}"
+
+
+def _value(value: object) -> str:
+    return part_name(value).rpartition(".")[2] if callable(value) else str(value)
+
+
 def say(bill: str, value: float) -> str:
     """A bill for people: "129.4 KB", "4.10 ms", "1.30 G BitOPs"."""
     if bill == "latency":
         return f"{1e3 * value:.3g} ms"
-    if bill == "size":
+    if bill in ("size", "memory"):
         return f"{value / 1e3:.4g} KB" if value < 1e6 else f"{value / 1e6:.4g} MB"
     return f"{value / 1e9:.4g} G BitOPs"

@@ -156,8 +156,7 @@ def load(data: Any) -> LatencyTable:
 
 
 def _signature(data: Mapping[str, Any]) -> Signature:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-    return Signature(**values)
+    return Signature(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
 
 
 def device() -> str:
@@ -169,9 +168,9 @@ def device() -> str:
 
 
 def of_state(s: LayerState, target: Target) -> Signature:
-    """The signature of a layer in a state of the bill."""
+    """The signature of a layer in a state of the bill, which must not be gone."""
     integer = max(target.computes(s.weight_bits, s.input_bits)) <= 8
-    return signature(s.layer, ins=s.ins, outs=s.outs, integer=integer)
+    return signature(s.thinned, ins=s.ins, outs=s.outs, integer=integer)
 
 
 def needed(space: Space, target: Target, *, most: int = _MOST) -> tuple[Signature, ...]:
@@ -179,12 +178,13 @@ def needed(space: Space, target: Target, *, most: int = _MOST) -> tuple[Signatur
 
     At most about `most`: fewer widths per family are measured until they fit (never below two).
     """
-    wanted = {of_state(s, target) for x in space.graph.layers for s in states(space, x)[1].values()}
+    found = [s for x in space.graph.layers for s in states(space, x)[1].values() if not s.gone]
+    wanted = {of_state(s, target) for s in found}
     for widths in (8, 6, 5, 4, 3, 2):
-        found = _thinned(wanted, widths)
-        if len(found) <= most:
+        fewer = _thinned(wanted, widths)
+        if len(fewer) <= most:
             break
-    return tuple(sorted(found))
+    return tuple(sorted(fewer))
 
 
 def _thinned(wanted: set[Signature], widths: int) -> set[Signature]:

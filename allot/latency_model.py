@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import nnls
 from torch import Generator, randint
 
-from allot.bill import layer_table
+from allot.bill import layer_table, states, touching
 from allot.errors import InputError
 from allot.latency import LatencyTable, of_state
 from allot.option import count
@@ -59,7 +59,7 @@ def layer_sums(space: Space, target: Target, latency: LatencyTable) -> Table:
     """Seconds of the layers alone, summed: one term per layer."""
     return layer_table(
         space,
-        lambda s: latency.seconds(of_state(s, target)),
+        lambda s: 0.0 if s.gone else latency.seconds(of_state(s, target)),
         unit="s",
         origin=f"{latency.runtime}, {latency.digest[:12]}",
     )
@@ -69,14 +69,15 @@ def crossings(space: Space, target: Target, *, batch: int) -> Table:
     """Elements that cross between float and int8 from layer to layer, per call.
 
     A layer's input crosses where the layer and the one before it in execution order compute in
-    different formats; the network's input is float. Branches are taken for a chain, and tensors
-    at their full width: what that costs in truth the fitted c absorbs.
+    different formats; the network's input is float. Branches are taken for a chain, tensors at
+    their full width, and the layers of a dropped block, into which nothing crosses, for what the
+    one behind them follows: what that costs in truth the fitted c absorbs.
     """
     where = {name: i for i, c in enumerate(space.choices) for name in (c.site, *c.tied)}
     terms, before, constant = [], None, 0.0
     for layer in space.graph.layers:
         at, values = _crossing(space, target, where, before, layer)
-        values = values * elements(layer, batch)
+        at, values = _present(space, layer, at, values * elements(layer, batch))
         if at:
             terms.append(Term(at=at, values=values))
         else:
@@ -103,6 +104,23 @@ def _crossing(
         there = before is not None and _integer(space, target, where, chosen, before)
         values[cell] = float(here != there)
     return at, values
+
+
+def _present(
+    space: Space, layer: Layer, at: tuple[int, ...], values: np.ndarray
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """The values of a term times the share of the layer's input that a plan still has."""
+    structure = ("block", "tokens")
+    sites = {i: space.graph.site(space.choices[i].site) for i in touching(space, layer)}
+    extra = tuple(i for i, s in sites.items() if s.kind in structure)
+    if not extra:
+        return at, values
+    part = Space(graph=space.graph, choices=tuple(space.choices[i] for i in extra))
+    shares = [0.0 if s.gone else s.tokens / s.all_tokens for s in states(part, layer)[1].values()]
+    grid = np.array(shares).reshape(part.counts)
+    joint = np.multiply.outer(values, grid)
+    order = np.argsort((*at, *extra))
+    return tuple(sorted((*at, *extra))), joint.transpose(order)
 
 
 def _integer(
@@ -146,7 +164,7 @@ def probes(space: Space, *, count: int, generator: Generator) -> tuple[Point, ..
 def _widest(choice: Choice) -> int:
     """The option of most bits that is an integer format; the original where there is none."""
     site_kind = choice.options[0].kind
-    if site_kind == "channels" or len(choice.options) == 1:
+    if site_kind not in ("weight", "activation") or len(choice.options) == 1:
         return 0
     bits = {o.label: i for i, o in enumerate(choice.options) if not o.is_original}
     return bits[max(bits, key=lambda label: int("".join(filter(str.isdigit, label)) or 0))]

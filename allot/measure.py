@@ -75,7 +75,7 @@ class Meter:
 
     def standins(self, options: Mapping[str, Option], recovery: Recovery) -> dict[str, nn.Module]:
         """Stand-ins of a plan after recovery, for a trial or a copy."""
-        original = self.moments(recovery)
+        original = self.moments(recovery) if recovery.matched else {}
         return recovered(self.bank, self.task, options, recovery=recovery, original=original)
 
     def loss(self, options: Mapping[str, Option], *, recovery: Recovery = LIGHT) -> Loss:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,13 +39,17 @@ class Effect:
 
     stored_bits, compute_bits: of one element.  keep: how many of the site's classes stay
     (channels; -1 where the option does not touch width).  row_bytes: scales and zero points, per
-    row (output channel) of a weight.
+    row (output channel) of a weight.  gone: the layers are not there, they cost no bytes and no
+    MACs.  tokens: share of the tokens that arrive which go on, as `kept_tokens` counts them; MACs
+    follow their number, bytes do not.
     """
 
     stored_bits: float = 32.0
     compute_bits: float = 32.0
     keep: int = -1
     row_bytes: int = 0
+    gone: bool = False
+    tokens: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,6 +97,12 @@ class Option(Part):
     def is_original(self) -> bool:
         """True for the option that changes nothing."""
         return False
+
+
+def kept_tokens(arriving: int, share: float) -> int:
+    """Tokens that go on: the first one, and a share of the others, rounded up."""
+    # a product such as 0.1 * 30 lies above the whole number that it stands for
+    return 1 + math.ceil(share * (arriving - 1) - 1e-9)
 
 
 def count(shape: torch.Size | tuple[int, ...]) -> int:

@@ -101,7 +101,7 @@ def pack(onnx: bytes, deployed: nn.Module, graph: Graph) -> Packed:
     for t in [*(tensors[n] for n in taken), *rest]:
         _empty(t)
     return Packed(
-        weights=_safetensors(payload, _digits(graph)),
+        weights=_safetensors(payload, header_bytes(graph) - 8),
         graph=proto.SerializeToString(deterministic=True),
         layout=json_bytes({"version": VERSION, "tensors": layout}),
     )
@@ -175,14 +175,13 @@ def _empty(tensor: Any) -> None:
         tensor.ClearField(field)
 
 
-def _safetensors(payload: Mapping[str, Bytes], digits: int) -> bytes:
+def _safetensors(payload: Mapping[str, Bytes], room: int) -> bytes:
     """The file format by hand (8 bytes of length, JSON, data): the library pads no header."""
     at, entries = 0, []
     for name, data in payload.items():
         entries.append(_entry(name, data.size, at, at + data.size))
         at += data.size
     header = b"{" + b",".join(entries) + b"}"
-    room = _header_room(list(payload), digits)
     # what is no layer's may be more than the graph knew of: then the header grows
     header = header.ljust(max(room, -(-len(header) // 8) * 8))
     return (

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from allot.bank import Bank
 from allot.option import Option
 from allot.options.precision import Weight
-from allot.options.standins import QuantizedLayer
+from allot.options.standins import QuantizedLayer, shallow
 from allot.options.statistics import gram_of
 from allot.options.width import kept_positions
 from allot.part import Part
@@ -24,6 +24,8 @@ from allot.task import Task, take
 _MOST_GAIN = 4.0
 
 Moments = Mapping[str, tuple[Tensor, Tensor]]
+# gain and shift, both [channels]
+Correction = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,9 @@ class Recovery(Part):
     @property
     def name(self) -> str:
         """Short name for plans and reports."""
-        return f"{'rounded in order, ' if self.in_order else ''}matched on {self.samples}"
+        steps = ["rounded in order"] if self.in_order else []
+        steps += [f"matched on {self.samples}"] if self.matched else []
+        return ", ".join(steps) or "no recovery"
 
 
 LIGHT = Recovery(samples=128)
@@ -58,8 +62,10 @@ def moments(task: Task, model: nn.Module, graph: Graph, *, samples: int) -> Mome
     found: dict[str, tuple[Tensor, Tensor]] = {}
 
     def observer(name: str) -> Observer:
+        dim = channel_dim(graph, name)
+
         def observe(x: Tensor) -> None:
-            found[name] = _moments(x)
+            found[name] = _moments(x, dim)
 
         return observe
 
@@ -70,21 +76,24 @@ def moments(task: Task, model: nn.Module, graph: Graph, *, samples: int) -> Mome
 
 
 def matchable(graph: Graph) -> tuple[str, ...]:
-    """Modules whose output can be shifted and scaled: norms, and biased layers without one.
-
-    A linear layer over tokens is left out: its channels are its last dim, not its second.
-    """
-    tokens = {x.module for x in graph.layers if x.op == "linear" and len(x.out_shape) > 1}
-    alone = {x.module for x in graph.layers if x.bias and not x.norm} - tokens
-    known = alone | set(graph.norms)
+    """Modules whose output can be shifted and scaled: norms, and biased layers without one."""
+    known = {x.module for x in graph.layers if x.bias and not x.norm} | set(graph.norms)
     starts = [name for name, event in graph.order if event == "start" and name in known]
     return tuple(name for name in dict.fromkeys(starts) if starts.count(name) == 1)
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    dims = [d for d in range(x.dim()) if d != 1]
-    variance, mean = torch.var_mean(x.detach(), dim=dims, correction=0)
-    return mean.double(), variance.double().sqrt()
+def channel_dim(graph: Graph, module: str) -> int:
+    """Where the channels of a module's output lie: last for a linear, [n, t, c], else second."""
+    return -1 if any(x.module == module and x.op == "linear" for x in graph.layers) else 1
+
+
+def _moments(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    dims = [d for d in range(x.dim()) if d != dim % x.dim()]
+    x = x.detach()
+    mean = x.mean(dims, keepdim=True)
+    # in two passes: torch.var_mean takes ten times as long over these dims
+    variance = (x - mean).square_().mean(dims)
+    return mean.flatten().double(), variance.double().sqrt()
 
 
 def recovered(
@@ -105,24 +114,40 @@ def recovered(
         return {}
     observers: dict[tuple[str, str], list[Observer]] = {}
     if recovery.in_order:
-        for name in [n for n, m in standins.items() if isinstance(unwrapped(m), QuantizedLayer)]:
-            option = options[f"{name}.weight"]
-            if not isinstance(option, Weight):
-                continue  # its codes are not rounded by a scale and inputs: the bank's stay
-            standins[name] = _private(standins[name])
-            rounder = _rounder(bank, name, options, option, standins[name])
-            observers[(name, "in")] = [rounder]
-    corrections: dict[str, tuple[Tensor, Tensor]] = {}
+        observers |= _rounders(bank, options, standins)
+    corrections: dict[str, Correction] = {}
     if recovery.matched:
         for name in _after_change(bank.graph, set(standins)):
             kept = kept_positions(name, options, graph=bank.graph, stats=bank.stats)
-            observers[(name, "out")] = [_matcher(name, original[name], kept, corrections)]
+            dim = channel_dim(bank.graph, name)
+            observers[(name, "out")] = [_matcher(name, original[name], kept, dim, corrections)]
+    if not observers:
+        return standins
     with bank.trial(standins) as model, observed(model, observers), torch.no_grad():
         task.forward(model, take(task.calibrate.inputs, slice(0, recovery.samples)))
-    for name, (gain, shift) in corrections.items():
-        outer = standins.get(name, bank.module(name))
-        standins[name] = rewrapped(outer, affine(unwrapped(outer), gain, shift))
+    for name, correction in corrections.items():
+        standins[name] = corrected(standins.get(name, bank.module(name)), correction)
     return standins
+
+
+def _rounders(
+    bank: Bank, options: Mapping[str, Option], standins: dict[str, nn.Module]
+) -> dict[tuple[str, str], list[Observer]]:
+    """What rounds every layer again; their stand-ins become copies (in place)."""
+    observers: dict[tuple[str, str], list[Observer]] = {}
+    for name in [n for n, m in standins.items() if isinstance(unwrapped(m), QuantizedLayer)]:
+        option = options[f"{name}.weight"]
+        if not isinstance(option, Weight):
+            continue  # its codes are not rounded by a scale and inputs: the bank's stay
+        standins[name] = _private(standins[name])
+        rounder = _rounder(bank, name, options, option, standins[name])
+        observers[(name, "in")] = [rounder]
+    return observers
+
+
+def corrected(module: nn.Module, correction: Correction) -> nn.Module:
+    """The module with its output corrected inside its wrappers."""
+    return rewrapped(module, affine(unwrapped(module), *correction))
 
 
 def _after_change(graph: Graph, touched: set[str]) -> list[str]:
@@ -161,35 +186,44 @@ def _matcher(
     name: str,
     target: tuple[Tensor, Tensor],
     kept: Tensor,
-    corrections: dict[str, tuple[Tensor, Tensor]],
+    dim: int,
+    corrections: dict[str, Correction],
 ) -> Observer:
     """Corrects a module's output to the original's moments, for all that comes after it."""
-    goal_mean, goal_std = target[0][kept], target[1][kept]
+    goal = (target[0][kept], target[1][kept])
 
     def observe(x: Tensor) -> Tensor:
-        mean, std = _moments(x)
-        gain = torch.where(std > 1e-6, goal_std / std.clamp(min=1e-6), torch.ones_like(std))
-        gain = gain.clamp(1 / _MOST_GAIN, _MOST_GAIN)
-        shift = goal_mean - mean * gain
-        corrections[name] = (gain.float(), shift.float())
-        shape = (1, -1, *([1] * (x.dim() - 2)))
-        return x * gain.float().view(shape) + shift.float().view(shape)
+        corrections[name], y = matched(x, goal, dim)
+        return y
 
     return observe
+
+
+def matched(x: Tensor, goal: tuple[Tensor, Tensor], dim: int) -> tuple[Correction, Tensor]:
+    """Gain and shift [channels] that give x the goal's mean and deviation, and x with them."""
+    mean, std = _moments(x, dim)
+    gain = torch.where(std > 1e-6, goal[1] / std.clamp(min=1e-6), 1.0)
+    gain = gain.clamp(1 / _MOST_GAIN, _MOST_GAIN)
+    shift = (goal[0] - mean * gain).float()
+    gain = gain.float()
+    if dim % x.dim() == x.dim() - 1:
+        return (gain, shift), x * gain + shift
+    shape = (1, -1, *([1] * (x.dim() - 2)))
+    return (gain, shift), x * gain.view(shape) + shift.view(shape)
 
 
 def affine(module: nn.Module, gain: Tensor, shift: Tensor) -> nn.Module:
     """A copy of a norm or layer whose output is gain * y + shift, both [channels]."""
     if isinstance(module, QuantizedLayer):
         return module.affine(gain, shift)
-    new = copy.deepcopy(module)
-    if not isinstance(new, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d):
+    if not isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d):
         raise TypeError(f"{type(module).__name__} has no affine to correct")
-    with torch.no_grad():
-        if new.weight is None:  # a norm without affine gets one
-            new.affine, new.weight = True, nn.Parameter(gain.clone(), requires_grad=False)
-        else:
-            new.weight.mul_(gain.view(-1, *([1] * (new.weight.dim() - 1))))
-        bias = torch.zeros_like(shift) if new.bias is None else new.bias.detach() * gain
-        new.bias = nn.Parameter(bias + shift, requires_grad=False)
+    new, w = shallow(module), module.weight
+    if w is None:  # a norm without affine gets one
+        new.affine, weight = True, gain.clone()
+    else:
+        weight = w.detach() * gain.view(-1, *([1] * (w.dim() - 1)))
+    bias = shift if module.bias is None else module.bias.detach() * gain + shift
+    new._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+    new._parameters["bias"] = nn.Parameter(bias.clone(), requires_grad=False)
     return new

@@ -23,12 +23,13 @@ from allot.errors import DataError, InputError, NotCertified
 from allot.files import read_json, write_json
 from allot.flow import Axis, rebuild
 from allot.front import Front
+from allot.in_process import InProcess
 from allot.ledger import Use, sample_digests
 from allot.measure import Meter
 from allot.memo import Memo
 from allot.options.width import removals
 from allot.plan import weights_digest
-from allot.recover import BY_NAME
+from allot.recover import BY_NAME, STEADY
 from allot.run import Run
 from allot.stages import Report, Stages, silent
 from allot.sweep import outputs
@@ -64,6 +65,10 @@ def reopen(
         stats |= removals(task.model, space.graph, stats)
         bank, memo = Bank(task.model, graph=space.graph, stats=stats), Memo()
         meter = Meter(task, bank, task.search, memo=memo, key="search")
+        evaluator = InProcess(
+            space=space, task=task, bank=bank, data=task.search, recovery=STEADY, memo=memo,
+            key="search",
+        )  # fmt: skip
     clock = Clock(task, bank, target=target, workload=job.workload, memo=memo)
     return Run(
         task=task,
@@ -75,6 +80,7 @@ def reopen(
         bank=bank,
         space=space,
         meter=meter,
+        evaluator=evaluator,
         memo=memo,
         clock=clock,
         axes=dict(axes),

@@ -9,6 +9,7 @@ from typing import Any
 
 from allot.bank import Bank
 from allot.clock import Clock
+from allot.evaluate import Evaluator
 from allot.job import Job
 from allot.latency_model import Fit
 from allot.measure import Meter
@@ -33,10 +34,12 @@ class Run:
     bank: Bank
     space: Space
     meter: Meter
+    evaluator: Evaluator
     memo: Memo
     clock: Clock
     checked_in: tuple[Target, ...] = ()
     axes: Mapping[str, Callable[..., Space]] = field(default_factory=dict)
+    bills: Mapping[str, Table] = field(default_factory=dict)
     originals: Mapping[str, float] = field(default_factory=dict)
     single: Table | None = None
     fit: Fit | None = None

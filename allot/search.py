@@ -1,171 +1,181 @@
-"""Search: solve exactly, measure what was chosen, correct the tables, solve again."""
+"""Search: solve exactly, measure what was chosen, correct the belief, solve again."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import ndtr
 
 from allot.errors import BudgetError
-from allot.front import Front, Measured, unbeaten
-from allot.measure import Meter
-from allot.recover import STEADY, Recovery
-from allot.solve.milp import Solution, smallest, solve
+from allot.lines import SECONDS
+from allot.pool import EVERYTHING, Candidates, Everything, Optima, Pool
+from allot.seen import Seen
+from allot.solve.milp import Solution, solve
 from allot.space import Point, Space
-from allot.table import Table, Term
+from allot.surrogate import Belief, Model, believe, edges
+from allot.table import Array, Table
+from allot.trials import Limits, Trials
 
-# prior spread of the factor by which an option's harm is off: of all together, and of each
-_COMMON, _OWN, _NOISE = 0.7, 0.5, 0.1
-# relative; tables are surer than this only where nothing was measured yet
+# candidates whose improvement is computed in full
+_CANDIDATES = 300
+# relative gap at which a solve of the first plans stops
 _GAP = 5e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """levels: budgets solved in the first round; rounds: of correction after it; extra: budgets
-    solved near the asked one in each of them; seconds: limit of one solve."""
+    """levels: budgets at which a plan is wanted.  rounds: of correction at most.  batch: plans
+    measured in each.  draws: functions drawn from the belief for each.  nodes: of branch and
+    bound at most in one solve; seconds would not give the same plans twice.  tolerance: the
+    search ends when the next plan is expected to lower the mean log divergence over levels by
+    less.
+    """
 
-    levels: int = 14
-    rounds: int = 2
-    extra: int = 6
-    seconds: float = 15.0
+    levels: int = 16
+    rounds: int = 10
+    batch: int = 4
+    draws: int = 1
+    nodes: int = 60
+    tolerance: float = 1e-4
 
 
 EFFORT = Effort()
 
 
+def search(trials: Trials, *, harm: Sequence[Table], seed: int, effort: Effort = EFFORT) -> None:
+    """The closed loop until nothing is expected of it any more, or `Spent`."""
+    Search(trials, harm=harm, seed=seed, effort=effort).run()
+
+
 class Search:
-    """The loop over one space; `plans` holds every measured plan with what the tables foretold."""
+    """The loop over one set of trials.
+
+    The plans of the first signal for every level are measured; then, in turn, all measured plans
+    correct the belief (`allot.surrogate`) and those plans are measured from which the most is
+    expected: the fall of log divergence, summed over the levels that a plan fits (expected
+    improvement, Mockus 1975, of the whole front).
+    """
 
     def __init__(
-        self,
-        space: Space,
-        meter: Meter,
-        *,
-        harm: Table,
-        bills: Mapping[str, Table],
-        limits: Mapping[str, float],
-        originals: Mapping[str, float],
-        recovery: Recovery = STEADY,
-        effort: Effort = EFFORT,
-        progress: Callable[[float], None] = lambda share: None,
-        out_of_time: Callable[[], bool] = lambda: False,
+        self, trials: Trials, *, harm: Sequence[Table], seed: int, effort: Effort = EFFORT
     ) -> None:
-        self.bank = meter.bank
-        self.space, self.meter, self.recovery, self.effort = space, meter, recovery, effort
-        self.prior, self.harm, self.bills, self.limits = harm, harm, dict(bills), dict(limits)
-        self.progress, self.out_of_time = progress, out_of_time
-        self.plans: dict[Point, Measured] = {}
-        self.originals = dict(originals)
-        self.restrictions = restrictions(space)
-        self._least = {k: smallest(space.counts, b)[1] for k, b in self.bills.items()}
+        counts, plain = trials.space.counts, [h for h in harm if h.vectors is not None]
+        self.trials, self.effort = trials, effort
+        # with options that ruin the output, products of changes mislead: a signal's harm without
+        # its pairs is an expert too
+        experts = (*harm, *(replace(h, vectors=None) for h in plain))
+        self.model = Model(counts=counts, edges=edges(counts, harm), experts=experts)
+        self.pool = _pool(trials, self.model, effort, seed)
+        self.rounds = 0
 
-    def run(self) -> Front:
-        """Every round's plans measured; the front of them all, by ascending divergence."""
-        total = self.effort.levels + self.effort.rounds * self.effort.extra
-        for limits in self.levels():
+    def run(self) -> None:
+        """All rounds; raises Spent when the trials do."""
+        self.first(self.trials.levels)
+        while self.rounds < self.effort.rounds and self.step(self.trials.levels):
+            self.rounds += 1
+            self.trials.progress(self.rounds / self.effort.rounds)
+
+    def first(self, levels: Sequence[Limits]) -> None:
+        """Measures what the first signal says is best at every level."""
+        harm = self.model.experts[0].with_pairs(len(self.model.counts))
+        found = {}
+        for limits in levels:
             try:
-                self.measure(self.solve(limits))
+                s = self.solve(harm, limits)
             except BudgetError:
                 continue  # every bill can be that small, but not all of them at once
-            self.progress(min(1.0, len(self.plans) / total))
-            if self.out_of_time():
-                break
-        for _ in range(self.effort.rounds):
-            if self.out_of_time():
-                break
-            self.correct()
-            self.near(self.limits or self._middle())
-            self.progress(min(1.0, len(self.plans) / total))
-        return self.front()
+            found[s.point] = (s.harm, s.gap)
+        self.trials.measure(list(found), foretold=list(found.values()))
 
-    def near(self, limits: Mapping[str, float]) -> None:
-        """Measures the best new plans at limits and a little below, and that of every axis alone.
+    def solve(
+        self, harm: Table, limits: Limits, fixed: Mapping[int, int] | None = None
+    ) -> Solution:
+        """The plan of least harm within limits; raises BudgetError without one."""
+        return solve(
+            self.model.counts,
+            harm=harm,
+            bills=self.trials.bills,
+            limits=limits,
+            fixed=fixed,
+            time_limit=SECONDS,
+            nodes=self.effort.nodes,
+            gap=_GAP,
+        )
+
+    def near(self, limits: Limits) -> None:
+        """Measures what is likely best within limits: one batch, and once the best of every axis.
 
         A single axis is a plan of the joint space too: where the tables misjudge how axes meet,
         the joint search is never worse than the better of them.
         """
-        for fixed in self.restrictions:
+        harm = self.model.experts[0].with_pairs(len(self.model.counts))
+        for fixed in restrictions(self.trials.space):
             try:
-                self.measure(self.solve(limits, fixed=fixed))
+                self.trials.measure([self.solve(harm, limits, fixed=fixed).point])
             except BudgetError:
                 continue  # one axis alone need not reach every budget
-        for k in range(self.effort.extra):
-            share = 1 - 0.012 * (k // 2)
-            scaled = {b: max(v * share, self._least[b] * 1.001) for b, v in limits.items()}
-            try:
-                self.measure(self.solve(scaled, new=True))
-            except BudgetError:
-                return  # every plan within these limits is measured already
-            if self.out_of_time():
-                return
+        self.step([limits])
 
-    def levels(self) -> list[dict[str, float]]:
-        """Limits from loose to tight through the asked ones, on a log scale."""
-        names = list(self.limits) or ["size"]
-        n = self.effort.levels
-        inner = max(1, round(n * 0.4)) if self.limits else 0
-        found = []
-        for i in range(n - inner):
-            share = i / max(1, n - inner - 1)
-            goal = {k: self.limits.get(k, self._least[k] * 1.05) for k in names}
-            found.append({k: _between(self.originals[k] * 0.98, goal[k], share) for k in names})
-        for i in range(1, inner + 1):
-            share = i / (inner + 0.5)
-            found.append({k: _between(self.limits[k], self._least[k] * 1.02, share) for k in names})
-        return found
+    def step(self, levels: Sequence[Limits]) -> bool:
+        """Measures the batch from which most is expected; False if that is too little."""
+        picked = self.pick(levels)
+        self.trials.measure(list(picked), foretold=[(v, math.nan) for v in picked.values()])
+        return bool(picked)
 
-    def _middle(self) -> dict[str, float]:
-        return {"size": math.sqrt(self.originals["size"] * self._least["size"])}
+    def pick(self, levels: Sequence[Limits]) -> dict[Point, float]:
+        """Points to measure next, each with the divergence expected of it [nats].
 
-    def solve(
-        self,
-        limits: Mapping[str, float],
-        *,
-        new: bool = False,
-        fixed: Mapping[int, int] | None = None,
-    ) -> Solution:
-        """The plan of least foretold harm within limits; new: that was not measured yet."""
-        return solve(
-            self.space.counts,
-            harm=self.harm,
-            bills=self.bills,
-            limits=limits,
-            fixed=fixed,
-            excluded=tuple(self.plans) if new else (),
-            time_limit=self.effort.seconds,
-            gap=2 * _GAP if new else _GAP,
-        )
+        One after the other, each as if those before it had been measured to be what is believed
+        (Ginsbourger et al. 2010); none where no more than the tolerance is expected.
+        """
+        seen = Seen.of(self.trials, levels)
+        picked: dict[Point, float] = {}
+        pool: Candidates | None = None
+        for _ in range(self.effort.batch):
+            belief = believe(self.model.known(seen.points), seen.logs, seen.errors)
+            pool = pool or self.pool.candidates(belief, seen, levels)
+            best = self._best(belief, seen, pool)
+            if best is None:
+                break
+            row, log = best
+            point = tuple(int(o) for o in pool.points[row])
+            picked[point] = math.exp(log)
+            seen = seen.with_point(point, log, pool.fits[row])
+        return picked
 
-    def measure(self, found: Solution) -> Measured:
-        """The plan measured after recovery; the solver's word for it is kept beside."""
-        if found.point not in self.plans:
-            options = self.space.options(found.point)
-            loss = self.meter.loss(options, recovery=self.recovery)
-            self.plans[found.point] = Measured(
-                point=found.point,
-                labels={k: o.label for k, o in options.items()},
-                bills={k: b.of(found.point) for k, b in self.bills.items()},
-                divergence=loss.divergence,
-                interval=loss.interval,
-                metric=loss.metric,
-                predicted=found.harm,
-                gap=found.gap,
-                recovery=self.recovery.name,
-            )
-        return self.plans[found.point]
+    def _best(self, belief: Belief, seen: Seen, pool: Candidates) -> tuple[int, float] | None:
+        """Row of the candidate of largest expected improvement and its expected log; None if too
+        little is expected."""
+        goal = seen.best
+        gain = np.where(pool.fits, goal - belief.means(pool.known)[:, None], -np.inf).max(1)
+        rows = np.argsort(-gain, kind="stable")[: _CANDIDATES + len(seen.logs)]
+        rows = rows[np.isfinite(gain[rows]) & ~seen.among(pool.points[rows])][:_CANDIDATES]
+        if not len(rows):
+            return None
+        mean, spread = belief.moments(pool.known.take(rows))
+        improvement = _improvement(goal, mean, spread) * pool.fits[rows]
+        total = improvement.mean(1)
+        top = int(total.argmax())
+        if total[top] < self.effort.tolerance:
+            return None
+        return int(rows[top]), float(mean[top])
 
-    def front(self) -> Front:
-        keys = sorted(self.bills)
-        points = unbeaten(list(self.plans.values()), keys)
-        return Front(points=points, original=self.originals)
 
-    def correct(self) -> None:
-        """Tables moved to what was measured (see `corrected`)."""
-        points = list(self.plans)
-        self.harm = corrected(self.prior, points, [self.plans[p].divergence for p in points])
+def _improvement(goal: Array, mean: Array, spread: Array) -> Array:
+    """Expected fall below every goal: [candidates, levels]."""
+    z = (goal - mean[:, None]) / spread[:, None]
+    density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
+    found: Array = spread[:, None] * (z * ndtr(z) + density)
+    return found
+
+
+def _pool(trials: Trials, model: Model, effort: Effort, seed: int) -> Pool:
+    if math.prod(model.counts) <= EVERYTHING:
+        return Everything(trials, model)
+    return Optima(trials, model, draws=effort.draws, nodes=effort.nodes, seed=seed)
 
 
 def restrictions(space: Space) -> list[dict[int, int]]:
@@ -177,47 +187,3 @@ def restrictions(space: Space) -> list[dict[int, int]]:
     mild = [min(c.options[0].level, len(c.options) - 1, 1) for c in space.choices]
     names = sorted(set(axes)) if len(set(axes)) > 1 else []
     return [{i: mild[i] for i, a in enumerate(axes) if a != axis} for axis in names]
-
-
-def _between(a: float, b: float, share: float) -> float:
-    return math.exp((1 - share) * math.log(a) + share * math.log(b))
-
-
-def _floor(table: Table, point: Point) -> float:
-    """The largest harm that an option of the point has alone: what the solver floors with too."""
-    return max((float(t.values[point[t.at[0]]]) for t in table.terms if len(t.at) == 1), default=0)
-
-
-def corrected(table: Table, points: Sequence[Point], measured: Sequence[float]) -> Table:
-    """The table with every value scaled so that the sums meet what was measured, Bayes' way.
-
-    f = sum_t h_t (1 + e_t) with e_t ~ N(0, common + own variance) and relative noise; e is shared
-    by all values of common cause and own to each (term, options).  The posterior mean of e scales
-    the table; no value changes its sign.
-    """
-    if not points:
-        return table
-    used = sorted(
-        {(k, tuple(p[i] for i in t.at)) for p in points for k, t in enumerate(table.terms)}
-    )
-    column = {key: c for c, key in enumerate(used)}
-    foretold = np.array([max(table.of(p), _floor(table, p), 1e-12) for p in points])
-    share = np.zeros((len(points), len(used)))
-    for r, p in enumerate(points):
-        for k, t in enumerate(table.terms):
-            key = tuple(p[i] for i in t.at)
-            share[r, column[k, key]] += t.values[key] / foretold[r]
-    prior = _OWN**2 * np.eye(len(used)) + _COMMON**2
-    residual = np.asarray(measured) / foretold - 1
-    noise = np.diag((_NOISE * np.maximum(np.asarray(measured) / foretold, 0.1)) ** 2)
-    gain = prior @ share.T @ np.linalg.inv(share @ prior @ share.T + noise)
-    e = gain @ residual
-    common = float(np.mean(e))  # options never tried move with the rest
-    terms = []
-    for k, t in enumerate(table.terms):
-        factor = np.full(t.values.shape, 1 + common)
-        for (kk, key), c in column.items():
-            if kk == k:
-                factor[key] = 1 + e[c]
-        terms.append(Term(at=t.at, values=t.values * np.clip(factor, 0.05, 20.0)))
-    return replace(table, terms=tuple(terms), origin=f"{table.origin}, corrected by measurement")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from allot import certify, ledger
 from allot import check as checks
-from allot.errors import InputError, MissingError, PlanError
+from allot.errors import BudgetError, InputError, MissingError, PlanError
 from allot.files import read_json, write_json
 from allot.job import Budget, Job, say
 from allot.ledger import Use, sample_digests
@@ -135,6 +135,7 @@ def read_job(path: Path) -> Job:
             "axes": tuple(data["axes"]),
             "pins": tuple((a, b) for a, b in data["pins"]),
             "excludes": tuple(data["excludes"]),
+            "method": tuple(data.get("method", ())),
         }
     )
 
@@ -154,16 +155,40 @@ def limits(
     bills: Mapping[str, Table],
     originals: Mapping[str, float],
 ) -> dict[str, float]:
-    """Upper bounds in base units; raises BudgetError that names the smallest reachable ones."""
+    """Upper bounds in base units.
+
+    Raises BudgetError for a bound that no plan meets, with the smallest of every bill that one
+    does, and for a bound above the original, with both.
+    """
     found = {b.bill: b.limit(originals[b.bill]) for b in asked}
 
     def describe(name: str, value: float) -> str:
         return f"{say(name, value)} ({100 * value / originals[name]:.2f} % of the original)"
 
+    for b in asked:
+        if found[b.bill] > originals[b.bill]:
+            least = smallest(space.counts, bills[b.bill])[1]
+            raise BudgetError(
+                f"--budget {b.bill}={b.text} is more than the original itself, which has "
+                f"{say(b.bill, originals[b.bill])}; give a bound below that, down to "
+                f"{describe(b.bill, least)}",
+                smallest={b.bill: least},
+            )
     if found:
         nothing = Table(unit="nat", origin="none")
         solve(space.counts, harm=nothing, bills=bills, limits=found, describe=describe)
     return found
+
+
+def evaluations(asked: float) -> None:
+    """Raises InputError for a number of passes that a search may spend which is none.
+
+    What is too few for the signals is told when they are asked (see `allot.capped`).
+    """
+    if not asked > 0:
+        raise InputError(
+            f"--evaluations {asked:g}: forward passes over the search set, a number above 0"
+        )
 
 
 def middle(space: Space, bills: Mapping[str, Table], originals: Mapping[str, float]) -> float:

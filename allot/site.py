@@ -13,9 +13,11 @@ class Touch:
     """How a site touches a module.
 
     role: "weight" (the module's weight tensor), "in" / "out" (its input or output tensor, or the
-    channels of its input or output), "norm" (its per-channel affine and running statistics).
+    channels of its input or output), "norm" (its per-channel affine and running statistics),
+    "block" (all of it).
     index: for channel groups, position along the module's channel dim -> class of the group, or
-    -1 where the position belongs to no class of it; empty otherwise.
+    -1 where the position belongs to no class of it; for blocks that return a tuple, 0 at the
+    tensor that goes on and -1 at the other entries; empty otherwise.
     """
 
     module: str
@@ -27,9 +29,11 @@ class Touch:
 class Site:
     """One place of one decision.
 
-    kind: "weight", "activation" or "channels".  name: "<module>.weight", "<module>.input",
-    "<module>.channels" after the first module (in execution order) that it concerns.
-    shape: weight [out, in, ...]; activation per sample [c, ...]; channels [classes].
+    kind: "weight", "activation", "channels", "block" or "tokens".  name: "<module>.weight",
+    "<module>.input", "<module>.channels", "<module>.block", "<module>.tokens" after the first
+    module (in execution order) that it concerns.
+    shape: weight [out, in, ...]; activation per sample [c, ...]; channels [classes]; block per
+    sample, of what enters and leaves it; tokens [t, c].
     reach: layers whose storage or work scales with it.
     fixed: why nothing may be chosen here ("" where something may).
     """
@@ -95,6 +99,16 @@ class Graph:
     def layer(self, module: str) -> Layer:
         return self._by_module[module]
 
+    def loose_in(self, module: str) -> int:
+        """Bytes of `loose` that lie in a module and go with it."""
+        own = sum(n for name, _, n in self.unknown if _inside(name, module))
+        folded = {x.norm for x in self.layers}
+        norms = {n for n in self.norms if n not in folded and _inside(n, module)}
+        channels = {
+            t.module: len(t.index) for s in self.sites for t in s.touches if t.module in norms
+        }
+        return 4 * own + 8 * sum(channels.values())
+
     @cached_property
     def _by_name(self) -> dict[str, Site]:
         return {s.name: s for s in self.sites}
@@ -113,3 +127,7 @@ class Graph:
                 count *= n
             floats += count + (x.weight[0] if x.bias or x.norm else 0)
         return 4 * floats + self.loose
+
+
+def _inside(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")

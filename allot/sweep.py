@@ -24,6 +24,17 @@ def find(model: nn.Module, name: str) -> nn.Module:
     return module
 
 
+def left_out(model: nn.Module, name: str) -> bool:
+    """Whether the module of a name lies inside a block that a plan leaves out (`is_left_out`)."""
+    module = model
+    for part in name.split(".") if name else ():
+        module = unwrapped(module)
+        if getattr(module, "is_left_out", False):
+            return True
+        module = getattr(module, part)
+    return False
+
+
 def unwrapped(module: nn.Module) -> nn.Module:
     """What stands inside any wrappers (modules with `is_wrapper` and `inner`)."""
     while getattr(module, "is_wrapper", False):
@@ -46,10 +57,15 @@ def rewrapped(module: nn.Module, inner: nn.Module) -> nn.Module:
 def observed(
     model: nn.Module, observers: Mapping[tuple[str, str], Sequence[Observer]]
 ) -> Iterator[None]:
-    """Observers at (module, "in" | "out") for a while; every hook is removed at the end."""
+    """Observers at (module, "in" | "out") for a while; every hook is removed at the end.
+
+    Those inside a block that is left out see nothing.
+    """
     handles = []
     try:
         for (name, role), group in observers.items():
+            if left_out(model, name):
+                continue
             module = unwrapped(find(model, name))
             if role == "in":
                 handles.append(module.register_forward_pre_hook(_before(group)))

@@ -53,11 +53,12 @@ class Vectors:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
-    """constant + sum of terms; the value of a whole plan is `table.of(point)`.
+    """constant + sum of terms + the largest of the peaks; of a plan it is `table.of(point)`.
 
     unit: "byte", "bitop", "s", "nat".  origin: where the numbers come from.  vectors: pair terms
     that are not written out as terms; `with_pairs` does that for the largest, and only those
-    written out count in `of`.
+    written out count in `of`.  peaks: sums of terms of which only the largest counts, as in what
+    is needed at one of several times.
     """
 
     unit: str
@@ -65,11 +66,24 @@ class Table:
     constant: float = 0.0
     terms: tuple[Term, ...] = field(default=())
     vectors: Vectors | None = None
+    peaks: tuple[tuple[Term, ...], ...] = ()
 
     def of(self, point: Sequence[int]) -> float:
-        return self.constant + float(
-            sum(t.values[tuple(point[i] for i in t.at)] for t in self.terms)
-        )
+        largest = max((_sum(terms, point) for terms in self.peaks), default=0.0)
+        return self.constant + _sum(self.terms, point) + largest
+
+    def flat(self) -> tuple[Table, ...]:
+        """Tables without peaks; the value of this one is the largest of theirs."""
+        peaks = self.peaks or ((),)
+        return tuple(replace(self, terms=(*self.terms, *terms), peaks=()) for terms in peaks)
+
+    def over(self, points: NDArray[np.intp]) -> Array:
+        """The values of many points [m, choices] at once: [m]."""
+        at = points.T
+        peaks = [_over(terms, at) for terms in self.peaks]
+        largest = np.max(peaks, axis=0) if peaks else 0.0
+        found: Array = self.constant + _over(self.terms, at) + largest
+        return found
 
     def single(self, at: int, n: int) -> Array:
         """Sum of the terms that depend on choice `at` alone: [n]."""
@@ -95,21 +109,43 @@ class Table:
         return replace(self, terms=(*self.terms, *terms), vectors=None)
 
     def dump(self) -> dict[str, Any]:
-        terms = [{"at": list(t.at), "values": t.values.tolist()} for t in self.terms]
-        return {
+        data: dict[str, Any] = {
             "unit": self.unit,
             "origin": self.origin,
             "constant": self.constant,
-            "terms": terms,
+            "terms": _dump(self.terms),
         }
+        return data | ({"peaks": [_dump(terms) for terms in self.peaks]} if self.peaks else {})
+
+
+def _sum(terms: Sequence[Term], point: Sequence[int]) -> float:
+    return float(sum(t.values[tuple(point[i] for i in t.at)] for t in terms))
+
+
+def _over(terms: Sequence[Term], at: NDArray[np.intp]) -> Array:
+    """Sum of the terms at many points, given per choice: [choices, m] -> [m]."""
+    total = np.zeros(at.shape[1])
+    for t in terms:
+        total += t.values[tuple(at[i] for i in t.at)]
+    return total
+
+
+def _dump(terms: Sequence[Term]) -> list[dict[str, Any]]:
+    return [{"at": list(t.at), "values": t.values.tolist()} for t in terms]
+
+
+def _load(data: Sequence[dict[str, Any]]) -> tuple[Term, ...]:
+    return tuple(
+        Term(at=tuple(t["at"]), values=np.asarray(t["values"], dtype=np.float64)) for t in data
+    )
 
 
 def load(data: dict[str, Any]) -> Table:
     """The table that `dump` wrote."""
-    terms = (
-        Term(at=tuple(t["at"]), values=np.asarray(t["values"], dtype=np.float64))
-        for t in data["terms"]
-    )
     return Table(
-        unit=data["unit"], origin=data["origin"], constant=data["constant"], terms=tuple(terms)
+        unit=data["unit"],
+        origin=data["origin"],
+        constant=data["constant"],
+        terms=_load(data["terms"]),
+        peaks=tuple(_load(terms) for terms in data.get("peaks", ())),
     )

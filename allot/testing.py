@@ -74,6 +74,7 @@ class OptionLaws:
         *_, site, _ = self.place()
         effect = self.original().effect(site)
         assert effect.keep in (-1, site.shape[0])
+        assert (effect.gone, effect.tokens) == (False, 1)
         assert (effect.stored_bits, effect.compute_bits) == (32, 32)
 
     def test_it_is_cheaper_than_the_original(self) -> None:
@@ -114,7 +115,7 @@ class OptionLaws:
 
 
 def _cheaper(a: Effect, b: Effect) -> bool:
-    keeps = a.keep < b.keep and a.keep > 0
+    keeps = (a.keep < b.keep and a.keep > 0) or a.gone > b.gone or a.tokens < b.tokens
     return keeps or a.stored_bits < b.stored_bits or a.compute_bits < b.compute_bits
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from allot import probe
 from allot.edges import activation_sites, per_sample
 from allot.errors import DataError, ModelError
 from allot.groups import channel_sites
@@ -20,6 +21,7 @@ from allot.proof import proven
 from allot.provenance import tensors
 from allot.record import Call, Record, is_unit, run
 from allot.site import Graph, Layer, Site, Touch
+from allot.streams import with_structure
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -41,7 +43,10 @@ def trace(model: nn.Module, task_forward: Forward, example: Any) -> Graph:
         record = run(copied, task_forward, example)
         layers, sites = _layers(copied, record, batch)
         groups = proven(copied, channel_sites(record, layers), task_forward, example)
-    return _graph(copied, record, layers, [*sites, *groups])
+        every = with_structure(
+            copied, record, layers, [*sites, *groups], forward=task_forward, example=example
+        )
+    return _graph(copied, record, layers, every)
 
 
 @contextmanager
@@ -65,51 +70,17 @@ def _check_example(model: nn.Module, forward: Forward, example: Any) -> int:
         raise DataError("the example is empty: give a batch [n, ...] of at least one sample")
     if not all(bool(t.isfinite().all()) for t in given):
         raise DataError("the example holds values that are NaN or infinite")
-    first, second = (_outputs(model, forward, example) for _ in range(2))
+    first, second = (probe.outputs(model, forward, example) for _ in range(2))
     output, n = first["output"][0], len(given[0])
+    where = probe.first_nan(first)
+    if where:
+        raise ModelError(f"{where} gives NaN for the example; check its weights and its inputs")
     if not bool(output.isfinite().all()):
-        raise ModelError("the network's output for the example holds NaN or infinite values")
-    _check_equal(first, second)
+        raise ModelError("the network's output for the example holds infinite values")
+    probe.check_equal(first, second)
     if not output.dim() or len(output) != n:
         raise ModelError(f"the output must be [n, ...] with n = {n}; it is {list(output.shape)}")
     return n
-
-
-def _check_equal(first: dict[str, list[Tensor]], second: dict[str, list[Tensor]]) -> None:
-    """The first module to end with another output is the one that is random."""
-    for name, outputs in first.items():
-        again = second.get(name, [])
-        if len(outputs) != len(again) or not all(map(torch.equal, outputs, again)):
-            raise ModelError(
-                f"module {name!r} gives different outputs for the same input in eval: nothing "
-                "can be measured on a random network; make it deterministic"
-            )
-
-
-def _outputs(model: nn.Module, forward: Forward, example: Any) -> dict[str, list[Tensor]]:
-    """Outputs of every module, in order of their ends; the forward's own as "output"."""
-    found: dict[str, list[Tensor]] = {}
-    handles = []
-
-    def watch(name: str) -> Callable[..., None]:
-        def after(module: nn.Module, args: Any, output: Any) -> None:
-            found.setdefault(name, []).extend(t.clone() for t in tensors(output))
-
-        return after
-
-    try:
-        for name, module in model.named_modules():
-            handles.append(module.register_forward_hook(watch(name)))
-        output = forward(model, example)
-    except (RuntimeError, ValueError, IndexError, TypeError, KeyError) as e:
-        shapes = ", ".join(str(list(t.shape)) for t in tensors(example))
-        raise DataError(f"the network does not take the example of shape {shapes}: {e}") from e
-    finally:
-        for h in handles:
-            h.remove()
-    if not isinstance(output, Tensor):
-        raise ModelError(f"the forward must return one tensor [n, ...], got {type(output)}")
-    return found | {"output": [output]}
 
 
 def _layers(model: nn.Module, record: Record, batch: int) -> tuple[list[Layer], list[Site]]:
@@ -205,7 +176,7 @@ def _graph(model: nn.Module, record: Record, layers: list[Layer], sites: list[Si
             unknown.append((name, type(module).__name__, own))
     folded = {x.norm for x in layers}
     unfolded = sum(len(modules[n].get_buffer("running_var")) for n in norms if n not in folded)
-    kinds = ("activation", "weight", "channels")
+    kinds = ("activation", "weight", "channels", "block", "tokens")
     return Graph(
         layers=tuple(layers),
         sites=tuple(sorted(sites, key=lambda s: (when[_first(s)], kinds.index(s.kind)))),

@@ -13,31 +13,28 @@ import numpy as np
 
 from allot.bank import Bank
 from allot.calibrate import calibrate, needed
-from allot.harm.one_at_a_time import one_at_a_time
-from allot.measure import Meter
-from allot.memo import Memo
 from allot.options import precision
-from allot.recover import BY_NAME
 from allot.runtimes import by_name
-from allot.search import Effort, Search
+from allot.search import Effort
 from allot.site import Graph
 from allot.space import Space
-from allot.sweep import outputs
 from allot.table import Table
 from allot.trace import trace
 from benchmarks.figures import Figure, at_most, mean_interval
+from benchmarks.searching import held, searched
 from benchmarks.tasks import resnet20
 
 BITS = (4.2, 5.0)
 # of the search set; the losses reported are of all certify images
 IMAGES = 300
+LEVELS = 6
 PEER = Path(__file__).parent / "results" / "peer_modelopt.json"
 
 
 def run(quick: bool, seed: int) -> dict[str, Figure]:
     """KL to the original over a fifth of the peer's, per budget."""
     seeds = [seed]
-    effort = Effort(levels=2, rounds=1, extra=2 if quick else 4)
+    effort = Effort(rounds=2 if quick else 6)
     images = 100 if quick else IMAGES
     ours = {s: losses(s, effort, images) for s in seeds}
     figures = {}
@@ -61,25 +58,18 @@ def losses(seed: int, effort: Effort, images: int) -> dict[float, tuple[np.ndarr
     for site in graph.sites:
         space = space.pin(site.name, "A8") if site.kind == "activation" else space
     bank = Bank(task.model, graph=graph, stats=calibrate(task, task.model, needed(space)))
-    meter = Meter(task, bank, task.search.subset(slice(0, images)), memo=Memo())
-    harm = one_at_a_time(space, meter)
-    bits = bits_table(space)
+    data = task.search.subset(slice(0, images))
+    levels = [{"size": most * weights(graph) / 8} for most in np.geomspace(5.4, 4.0, LEVELS)]
+    levels += [{"size": most * weights(graph) / 8} for most in BITS]
+    trials = searched(
+        task, bank, space, data, bills={"size": bits_table(space)}, levels=levels, seed=seed,
+        effort=effort,
+    )  # fmt: skip
     found = {}
     for most in BITS:
-        search = Search(
-            space, meter, harm=harm, bills={"size": bits},
-            limits={"size": most * weights(graph) / 8},
-            originals={"size": 4.0 * weights(graph)}, effort=effort,
-        )  # fmt: skip
-        search.run()
-        best = min(
-            (m for m in search.plans.values() if m.bills["size"] <= search.limits["size"]),
-            key=lambda m: m.divergence,
-        )
-        standins = meter.standins(space.options(best.point), BY_NAME[best.recovery])
-        original = outputs(task, bank.skeleton, task.certify, batch=250)
-        with bank.trial(standins) as model:
-            kl = task.divergence(original, outputs(task, model, task.certify, batch=250))
+        best = trials.best({"size": most * weights(graph) / 8})
+        assert best is not None
+        kl = held(task, bank, space, best.point)
         found[most] = (kl.numpy(), 8 * best.bills["size"] / weights(graph))
     return found
 

@@ -6,30 +6,30 @@ runs at uniform W8A8.  Every searcher measures equally many plans per budget.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-import torch
 
 from allot import bill, packed
 from allot.bank import Bank
 from allot.calibrate import calibrate, needed
-from allot.harm.one_at_a_time import one_at_a_time
-from allot.measure import Meter
-from allot.memo import Memo
 from allot.options import precision, width
 from allot.options.width import removals
 from allot.runtimes import by_name
-from allot.search import Effort, Search
+from allot.search import Effort
 from allot.solve.milp import smallest
 from allot.space import Point, Space
-from allot.sweep import outputs
+from allot.table import Table
 from allot.target import Target
-from allot.task import Task
+from allot.task import Data, Task
 from allot.trace import trace
+from allot.trials import Limits
 from benchmarks.figures import Figure, at_most, mean_interval
+from benchmarks.searching import held, searched
 from benchmarks.tasks import resnet20
 
 LEVELS = 5
-EFFORT = Effort(levels=0, rounds=2, extra=2, seconds=6.0)
+EFFORT = Effort(rounds=8)
 
 
 def run(quick: bool, seed: int) -> dict[str, Figure]:
@@ -41,11 +41,10 @@ def run(quick: bool, seed: int) -> dict[str, Figure]:
     stats = calibrate(task, task.model, needed(whole))
     bank = Bank(task.model, graph=graph, stats=stats | removals(task.model, graph, stats))
     data = task.search.subset(slice(0, 150 if quick else 400))
-    meter = Meter(task, bank, data, memo=Memo())
     spaces = {"together": whole, "precision": alone(whole, "channels"), "width": w8a8(whole)}
     budgets = levels(spaces, target)
-    best = {name: searched(s, meter, target, budgets) for name, s in spaces.items()}
-    losses = {n: [held(task, bank, spaces[n], p) for p in found] for n, found in best.items()}
+    points = {n: best(task, bank, s, data, target, budgets, seed) for n, s in spaces.items()}
+    losses = {n: [held(task, bank, spaces[n], p) for p in found] for n, found in points.items()}
     figures = {}
     for i, limits in enumerate(budgets):
         single = min((losses["precision"][i], losses["width"][i]), key=lambda x: float(x.mean()))
@@ -79,7 +78,7 @@ def w8a8(space: Space) -> Space:
     return space
 
 
-def bills(space: Space, target: Target) -> dict[str, object]:
+def bills(space: Space, target: Target) -> dict[str, Table]:
     """Bytes and BitOPs."""
     header = packed.header_bytes(space.graph)
     return {"size": bill.size(space, header=header), "bitops": bill.bitops(space, target)}
@@ -87,43 +86,31 @@ def bills(space: Space, target: Target) -> dict[str, object]:
 
 def levels(spaces: dict[str, Space], target: Target) -> list[dict[str, float]]:
     """Budgets from W8A8 at full width down to near the least that either axis alone reaches."""
-    top = {k: t.of(spaces["width"].original) for k, t in bills(spaces["width"], target).items()}  # type: ignore[attr-defined]
+    top = {k: t.of(spaces["width"].original) for k, t in bills(spaces["width"], target).items()}
     least = {
-        k: max(smallest(s.counts, bills(s, target)[k])[1] for s in spaces.values())  # type: ignore[arg-type]
-        for k in top
+        k: max(smallest(s.counts, bills(s, target)[k])[1] for s in spaces.values()) for k in top
     }
     shares = np.linspace(0.15, 0.75, LEVELS)
     return [{k: float(top[k] ** (1 - s) * least[k] ** s) for k in top} for s in shares]
 
 
-def searched(
-    space: Space, meter: Meter, target: Target, budgets: list[dict[str, float]]
+def best(
+    task: Task,
+    bank: Bank,
+    space: Space,
+    data: Data,
+    target: Target,
+    budgets: Sequence[Limits],
+    seed: int,
 ) -> list[Point]:
-    """The best measured point of a space for every budget."""
-    tables = bills(space, target)
-    originals = {k: t.of(space.original) for k, t in tables.items()}  # type: ignore[attr-defined]
-    harm = one_at_a_time(space, meter)
-    found = []
-    search = Search(
-        space, meter, harm=harm, bills=tables, limits=budgets[0], originals=originals,
+    """The best measured point of a space for every budget."""  # fmt: skip
+    trials = searched(
+        task, bank, space, data, bills=bills(space, target), levels=budgets, seed=seed,
         effort=EFFORT,
-    )  # type: ignore[arg-type] # fmt: skip
+    )  # fmt: skip
+    found = []
     for limits in budgets:
-        for _ in range(EFFORT.rounds):
-            search.near(limits)
-            search.correct()
-    for limits in budgets:
-        within = [m for m in search.plans.values() if all(m.bills[k] <= limits[k] for k in limits)]
-        found.append(min(within, key=lambda m: m.divergence).point)
+        measured = trials.best(limits)
+        assert measured is not None
+        found.append(measured.point)
     return found
-
-
-def held(task: Task, bank: Bank, space: Space, point: Point) -> torch.Tensor:
-    """Divergence per certify image of a point after the recovery of the search: [n]."""
-    from allot.recover import STEADY, moments, recovered
-
-    original = moments(task, bank.skeleton, bank.graph, samples=STEADY.samples)
-    standins = recovered(bank, task, space.options(point), recovery=STEADY, original=original)
-    reference = outputs(task, bank.skeleton, task.certify, batch=250)
-    with bank.trial(standins) as model:
-        return task.divergence(reference, outputs(task, model, task.certify, batch=250))

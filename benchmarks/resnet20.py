@@ -23,7 +23,7 @@ from benchmarks.figures import Figure, at_most, mean_interval
 from benchmarks.tasks import resnet20
 
 BUDGETS = ("size=12%", "latency=45%")
-QUICK = Effort(levels=6, rounds=1, extra=2)
+QUICK = Effort(levels=6, rounds=1, batch=2)
 
 
 def run(quick: bool, seed: int) -> dict[str, Figure]:

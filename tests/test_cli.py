@@ -42,7 +42,7 @@ def said(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, s
 
 def fresh(n: int, *, seed: int = 9, wrong: int = 0) -> dict[str, np.ndarray]:
     """Images that no step has seen, labelled by the original, `wrong` of them falsely."""
-    data = tiny.samples(toys.chain(), n, seed)
+    data = tiny.samples(tiny.balanced(toys.chain()), n, seed)
     assert isinstance(data.inputs, torch.Tensor) and data.labels is not None
     labels = data.labels.clone()
     labels[:wrong] = (labels[:wrong] + 1) % 5
@@ -172,7 +172,7 @@ def test_a_point_that_was_not_certified_is_refused_or_marked(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     front = read_json(copied / "front.json")
-    last = len(front["points"]) - 1
+    last = max(map(int, front["statements"]))
     del front["statements"][str(last)]
     failed = certify_module.load(front["statements"]["0"])
     front["statements"]["0"] = replace(failed, bound=50.0).dump()

@@ -33,7 +33,7 @@ from tests import toys
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md")
 BLOCK = re.compile(r"<!-- run(?:: (?P<file>\S+))? -->\n```python\n(?P<code>.*?)```", re.DOTALL)
-LEAST = Effort(levels=3, rounds=0, extra=0)
+LEAST = Effort(levels=3, rounds=0)
 FEW = {"calibrate": 64, "search": 100, "certify": 400}
 
 

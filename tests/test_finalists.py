@@ -16,15 +16,20 @@ from allot import bill
 from allot.clock import Timed, key
 from allot.finalists import best_within, finalists, fits, strengthen
 from allot.front import Front, Measured
-from allot.harm.one_at_a_time import one_at_a_time
+from allot.harm.fisher import fisher
+from allot.in_process import InProcess
+from allot.levels import levels
+from allot.memo import Memo
 from allot.recover import LIGHT, Recovery
 from allot.runtimes.ideal import Ideal
+from allot.scene import Scene
 from allot.search import Effort, Search
 from allot.space import Point
 from allot.table import Table, Term
+from allot.trials import Trials
 from tests import small
 
-EFFORT = Effort(levels=5, rounds=1, extra=2, seconds=5.0)
+EFFORT = Effort(levels=5, rounds=1, batch=2)
 STRONG = Recovery(samples=24, in_order=True)
 
 
@@ -62,23 +67,34 @@ def searched(k: small.Kit, limits: Mapping[str, float]) -> Search:
         "latency": latency(k),
     }
     originals = {name: b.of(k.space.original) for name, b in bills.items()}
-    harm = one_at_a_time(k.space, k.meter)
-    s = Search(
-        k.space, k.meter, harm=harm, bills=bills, limits=limits, originals=originals,
-        recovery=LIGHT, effort=EFFORT,
+    evaluator = InProcess(
+        space=k.space, task=k.task, bank=k.bank, data=k.task.search, recovery=LIGHT, memo=Memo(),
+        batch=7,
     )  # fmt: skip
+    trials = Trials(evaluator=evaluator, bills=bills, originals=originals, levels=())
+    trials.levels = levels(5, limits=limits, least=trials.least(), originals=originals)
+    scene = Scene(
+        space=k.space, task=k.task, bank=k.bank, data=k.task.search, evaluator=evaluator
+    )
+    s = Search(trials, harm=[fisher(scene)], seed=0, effort=EFFORT)
     s.run()
     return s
+
+
+def chosen(
+    k: small.Kit, s: Search, clock: FakeClock, limits: Mapping[str, float]
+) -> tuple[Front, Measured | None]:
+    return finalists(s.trials, k.meter, clock, near=s.near, limits=limits)  # type: ignore[arg-type]
 
 
 def test_strong_recovery_never_makes_a_plan_worse() -> None:
     k = small.kit()
     s = searched(k, {"size": 600.0})
-    before = dict(s.plans)
-    strengthen(s, {"size": 600.0}, recovery=STRONG)
-    assert s.plans.keys() == before.keys()
+    before = dict(s.trials.plans)
+    strengthen(s.trials, k.meter, {"size": 600.0}, recovery=STRONG)
+    assert s.trials.plans.keys() == before.keys()
     better = 0
-    for point, m in s.plans.items():
+    for point, m in s.trials.plans.items():
         old = before[point]
         assert m.divergence <= old.divergence
         if m.recovery == STRONG.name:
@@ -91,17 +107,18 @@ def test_strong_recovery_never_makes_a_plan_worse() -> None:
 
 
 def test_without_a_latency_limit_the_best_within_the_others_is_preferred() -> None:
-    s = searched(small.kit(), {"size": 600.0})
+    k = small.kit()
+    s = searched(k, {"size": 600.0})
     clock = FakeClock(lambda p: 1.0)
-    front, preferred = finalists(s, clock, limits={"size": 600.0})  # type: ignore[arg-type]
+    front, preferred = chosen(k, s, clock, {"size": 600.0})
     assert preferred in front.points and preferred is not None and clock.timed == []
-    within = [p for p in s.plans.values() if p.bills["size"] <= 600]
+    within = [p for p in s.trials.plans.values() if p.bills["size"] <= 600]
     assert preferred.divergence == min(p.divergence for p in within)
 
 
 def test_without_limits_none_is_preferred() -> None:
-    s = searched(small.kit(), {})
-    front, preferred = finalists(s, FakeClock(lambda p: 1.0), limits={})  # type: ignore[arg-type]
+    k = small.kit()
+    front, preferred = chosen(k, searched(k, {}), FakeClock(lambda p: 1.0), {})
     assert preferred is None and len(front.points) >= 4
 
 
@@ -111,7 +128,7 @@ def test_the_preferred_plan_meets_its_latency_as_measured(slower: float) -> None
     table, limits = latency(k), {"latency": 1.0}
     s = searched(k, limits)
     clock = FakeClock(lambda p: slower * table.of(p))
-    front, preferred = finalists(s, clock, limits=limits)  # type: ignore[arg-type]
+    front, preferred = chosen(k, s, clock, limits)
     assert preferred is not None and preferred in front.points
     assert preferred.latency_from == "measured" and key(preferred.point) in clock.timed
     assert preferred.bills["latency"] == pytest.approx(slower * table.of(preferred.point))
@@ -122,9 +139,10 @@ def test_the_preferred_plan_meets_its_latency_as_measured(slower: float) -> None
 
 
 def test_where_every_plan_is_too_slow_none_is_preferred() -> None:
-    s = searched(small.kit(), {"latency": 1.0})
+    k = small.kit()
+    s = searched(k, {"latency": 1.0})
     clock = FakeClock(lambda p: 3.0)
-    front, preferred = finalists(s, clock, limits={"latency": 1.0})  # type: ignore[arg-type]
+    front, preferred = chosen(k, s, clock, {"latency": 1.0})
     assert preferred is None and front.points and clock.timed
 
 

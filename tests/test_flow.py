@@ -36,7 +36,7 @@ from allot.task import Task
 from tests import small, toys
 
 AXES = {"precision": precision.space, "width": width.space}
-EFFORT = Effort(levels=4, rounds=1, extra=2, seconds=5.0)
+EFFORT = Effort(levels=4, rounds=1, batch=2)
 
 
 def task(*, labels: bool = True) -> Task:

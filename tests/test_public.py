@@ -21,7 +21,7 @@ PUBLIC = """
     state_agreement to_onnx trace width
 """.split()
 NOUNS = set("errors files part site option space table plan front target task".split())
-ROOMS = {"num", "options", "solve", "harm", "runtimes", "report", "builtin", "cli"}
+ROOMS = {"num", "options", "solve", "harm", "runtimes", "report", "builtin", "recipes", "cli"}
 # libraries that only the one room that needs them imports, and not when it is imported
 OPTIONAL = ("onnx", "onnxruntime", "openvino", "onnxscript", "onnx_ir", "sklearn")
 
@@ -59,7 +59,8 @@ ALLOWED = {
     "harm": {"harm", "verb", "noun", "num", "options", "solve"},
     "builtin": {"builtin", "noun"},
     "verb": {"verb", "noun", "num", "options", "solve", "harm", "report", "builtin"},
-    "cli": {"cli", "verb", "noun", "num", "options", "solve", "report", "runtimes", "builtin"},
+    "recipes": {"recipes", "verb", "noun", "num", "options", "solve", "harm"},
+    "cli": set("cli verb noun num options solve report runtimes builtin recipes".split()),
 }
 
 
@@ -120,6 +121,7 @@ def test_every_module_imports_only_from_the_rooms_below_it() -> None:
         ("allot.options.width", "import allot.runtimes.openvino"),
         ("allot.flow", "from allot.cli import main"),
         ("allot.search", "from allot import runtimes"),
+        ("allot.flow", "from allot.recipes import by_name"),
     ],
 )
 def test_the_import_law_sees_what_it_forbids(here: str, line: str) -> None:

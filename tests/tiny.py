@@ -25,7 +25,16 @@ def samples(model: nn.Module, n: int, seed: int) -> Data:
         return Data(inputs=x, labels=model(x).argmax(1))
 
 
+def balanced(model: nn.Module) -> nn.Module:
+    """The model with the bias of its last layer set (in place) so that it says every class."""
+    last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    with torch.no_grad():
+        last.bias -= model(toys.images(256, seed=0)).mean(0)
+    return model
+
+
 def of(model: nn.Module) -> Task:
+    balanced(model)
     return Task(
         name="tiny",
         model=model,

@@ -33,6 +33,23 @@ Axes = Annotated[
     str,
     typer.Option(metavar="A,B", help="What may be changed: the axes, divided by commas."),
 ]
+Recipe = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Search by a published method; allot recipes shows which there are.",
+        show_default=False,
+    ),
+]
+Evaluations = Annotated[
+    float | None,
+    typer.Option(
+        metavar="F",
+        help="Most forward passes over the search samples that the search may spend, all "
+        "estimates of harm included.",
+        show_default=False,
+    ),
+]
 TargetName = Annotated[
     str,
     typer.Option("--target", metavar="NAME", help="The runtime to make the network for."),

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from allot.cli import looking, machine, making, points, stream, using
+from allot.cli import looking, machine, making, points, published, stream, using
 from allot.errors import AllotError
 
 STOPPED = 130
@@ -19,6 +19,7 @@ STOPPED = 130
 # verb and an example of it, in the order in which a newcomer meets them
 VERBS: tuple[tuple[Callable[..., None], str], ...] = (
     (making.compress, "compress digits-resnet --budget size=12% --max-drop 2 --out runs/mine"),
+    (published.recipes, "recipes --json"),
     (looking.analyze, "analyze digits-resnet --target openvino-cpu"),
     (points.apply, "apply runs/mine --point 7 --out runs/mine7"),
     (points.certify, "certify runs/mine --data fresh.npz"),

@@ -12,6 +12,7 @@ from allot.cli import stream, words
 from allot.cli.tables import grid
 from allot.forecast import Forecast, forecast
 from allot.job import Budget, say
+from allot.recipes import Recipe
 from allot.report import text
 from allot.site import Graph
 from allot.space import Choice, Space
@@ -22,7 +23,7 @@ from allot.trace import trace
 
 def analyze(
     task: a.TaskName,
-    axes: a.Axes = "precision,width",
+    axes: a.Axes = words.USUAL,
     target: a.TargetName = "openvino-cpu",
     pin: a.Pins = [],  # noqa: B006 - read only; the shape that the option parser wants
     exclude: a.Excludes = [],  # noqa: B006
@@ -139,16 +140,25 @@ def described(space: Space) -> dict[str, Any]:
 
 
 def dry_run(
-    task: Task, space: Space, *, target: Target, asked: Sequence[Budget], max_drop: float
+    task: Task,
+    space: Space,
+    *,
+    target: Target,
+    asked: Sequence[Budget],
+    max_drop: float,
+    recipe: Recipe | None = None,
+    evaluations: float | None = None,
 ) -> tuple[dict[str, Any], list[str], Forecast]:
     """What a job would do, as JSON data and as lines for people."""
     f = forecast(task, space, target=target, asked=asked)
     provable = setup.provable(task, max_drop)
+    passes, seconds = _cost(f, recipe, evaluations)
     data = {
         **described(space),
         "provable": provable,
-        "forward_passes": round(f.passes),
-        "seconds": round(f.seconds),
+        "recipe": recipe.name if recipe else "",
+        "forward_passes": passes and round(passes),
+        "seconds": seconds and round(seconds),
         "memory_bytes": round(f.memory_bytes),
         "smallest": {k: {"value": v, "share": s} for k, (v, s) in f.smallest.items()},
         "unreachable": f.unreachable,
@@ -160,9 +170,29 @@ def dry_run(
         f"{task.name} for {target.name}: {headline(space)}",
         *(f"{c.site}: {' '.join(o.label for o in c.options)}" for c in space.choices),
         *remarks(space),
-        f"about {f.passes:.0f} forward passes over {len(task.search)} search samples, "
-        f"{text.seconds(f.seconds)}, {text.size(f.memory_bytes)} of memory beside the network's",
+        _said(passes, seconds, recipe, task),
+        f"{text.size(f.memory_bytes)} of memory beside the network's",
         provable,
         f"smallest reachable: {'; '.join(least)}",
     ]
     return data, lines, f
+
+
+def _cost(
+    f: Forecast, recipe: Recipe | None, evaluations: float | None
+) -> tuple[float | None, float | None]:
+    """Forward passes and seconds; of a recipe they are known only where they are bounded."""
+    own = f.passes if recipe is None else math.inf
+    passes = own if evaluations is None else min(own, evaluations)
+    if math.isinf(passes):
+        return None, None
+    return passes, f.seconds * passes / f.passes
+
+
+def _said(passes: float | None, seconds: float | None, recipe: Recipe | None, task: Task) -> str:
+    over = f"forward passes over {len(task.search)} search samples"
+    if recipe is None:
+        return f"about {passes:.0f} {over}, {text.seconds(seconds)}"
+    if passes is None:
+        return f"as many {over} as recipe {recipe.name} takes; --evaluations bounds them"
+    return f"at most {passes:.0f} {over}, {text.seconds(seconds)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +17,8 @@ from allot.cli import looking, stream, words
 from allot.cli.tables import result, shares
 from allot.errors import BudgetError, NotCertified
 from allot.files import read_json
-from allot.target import Target, Workload
-from allot.task import Task
+from allot.recipes import Recipe, by_name
+from allot.target import Workload
 
 
 def compress(
@@ -37,7 +39,17 @@ def compress(
             help="Points of the task's metric that may be lost, to be proven at 95 %.",
         ),
     ] = 1.0,
-    axes: a.Axes = "precision,width",
+    axes: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B",
+            help=f"What may be changed: the axes, divided by commas. {words.USUAL} where none is "
+            "given, or all that the recipe decides.",
+            show_default=False,
+        ),
+    ] = "",
+    recipe: a.Recipe = "",
+    evaluations: a.Evaluations = None,
     target: a.TargetName = "openvino-cpu",
     batch: a.Batch = 32,
     threads: a.Threads = 1,
@@ -71,18 +83,27 @@ def compress(
     """
     asked = jobs.budgets(budget)
     pinned, left = words.pins(pin), words.excludes(exclude)
-    made_for, builders = runtimes.by_name(target), words.axes(axes)
+    published = by_name(recipe) if recipe else None
+    made_for, builders = runtimes.by_name(target), words.decided(axes, published)
+    passes = words.passes(evaluations)
+    search = _job(published, budgets=budget, max_drop=max_drop)
     with stream.diverted():
         found = task_file.find(task, seed=seed)
     folder = out or Path("runs") / found.name
     if dry_run:
         with stream.diverted():
-            space = looking.space_of(found, axes=axes, target=made_for, pins=pinned, excludes=left)
-        _dry(found, space, made_for, asked, max_drop, json)
+            space = looking.space_of(
+                found, axes=",".join(builders), target=made_for, pins=pinned, excludes=left
+            )
+            data, lines, f = looking.dry_run(
+                found, space, target=made_for, asked=asked, max_drop=max_drop,
+                recipe=published, evaluations=passes,
+            )  # fmt: skip
+        _show_forecast(data, lines, f.unreachable, json=json)
         return
     try:
         with stream.diverted(), stream.progress() as report:
-            summary = flow.compress(
+            summary = search(
                 found,
                 budgets=budget,
                 max_drop=max_drop,
@@ -94,6 +115,7 @@ def compress(
                 pins=pinned,
                 excludes=left,
                 checked_in=words.others(made_for),
+                evaluations=passes,
                 resume=resume,
                 time_limit=time_limit,
                 source=task,
@@ -108,22 +130,29 @@ def compress(
     _show(folder, summary, json=json)
 
 
-def _dry(
-    task: Task,
-    space: Any,
-    target: Target,
-    asked: tuple[jobs.Budget, ...],
-    max_drop: float,
-    json: bool,
+def _job(
+    recipe: Recipe | None, *, budgets: Sequence[str], max_drop: float
+) -> Callable[..., flow.Outcome]:
+    """The whole job, searched as a recipe says or by allot's own loop."""
+    if recipe is None:
+        return flow.compress
+    return functools.partial(
+        flow.compress,
+        signals=recipe.signals,
+        searcher=recipe.searched(budgets=budgets, max_drop=max_drop),
+        prepare=recipe.prepare,
+    )
+
+
+def _show_forecast(
+    data: Mapping[str, Any], lines: Sequence[str], unreachable: str, *, json: bool
 ) -> None:
-    with stream.diverted():
-        data, lines, f = looking.dry_run(task, space, target=target, asked=asked, max_drop=max_drop)
     if json:
         stream.out_json(data)
     else:
         stream.out("\n".join(lines))
-    if f.unreachable:
-        raise BudgetError(f.unreachable)
+    if unreachable:
+        raise BudgetError(unreachable)
 
 
 def _show(folder: Path, summary: Any, *, json: bool) -> None:

@@ -9,12 +9,15 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from allot import options, runtimes, setup, task_file
+from allot import AXES, options, runtimes, setup, task_file
 from allot.errors import InputError, PlanError
 from allot.flow import Axis
 from allot.job import Job
+from allot.recipes import Recipe
 from allot.target import Target
 from allot.task import Task
+
+USUAL = ",".join(AXES)
 
 
 def axes(text: str) -> dict[str, Axis]:
@@ -28,6 +31,17 @@ def axes(text: str) -> dict[str, Axis]:
     if len(set(names)) < len(names):
         raise InputError(f"--axes {text} names an axis twice")
     return {n: _axis(n) for n in names}
+
+
+def decided(text: str, recipe: Recipe | None) -> dict[str, Axis]:
+    """The axes of `--axes`; where it is not given, the recipe's, or the usual ones without one.
+
+    Raises InputError, also for an axis that the recipe does not decide.
+    """
+    if recipe is None:
+        return axes(text or USUAL)
+    given = tuple(axes(text)) if text else ()
+    return axes(",".join(recipe.covered(given)))
 
 
 def _axis(name: str) -> Axis:
@@ -45,6 +59,13 @@ def all_axes() -> tuple[str, ...]:
         if inspect.isfunction(members.get("space")):
             found.append(module.name)
     return tuple(found)
+
+
+def passes(asked: float | None) -> float | None:
+    """The forward passes of `--evaluations`, None for no limit; raises InputError."""
+    if asked is not None:
+        setup.evaluations(asked)
+    return asked
 
 
 def pins(texts: Sequence[str]) -> dict[str, str]:

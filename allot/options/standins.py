@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from allot.num.formats import Int, UInt, decode, encode, rowwise
 from allot.option import Coded
+
+_M = TypeVar("_M", bound=nn.Module)
 
 
 class _RoundThrough(torch.autograd.Function):
@@ -25,6 +27,13 @@ class _RoundThrough(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (inside,) = ctx.saved_tensors
         return grads[0] * inside, None, None, None
+
+
+def shallow(module: _M) -> _M:
+    """A module of the same tensors whose parameters can be replaced one by one."""
+    new = copy.copy(module)
+    new._parameters, new._buffers = dict(module._parameters), dict(module._buffers)
+    return new
 
 
 class QuantizedLayer(nn.Module):
@@ -53,11 +62,11 @@ class QuantizedLayer(nn.Module):
 
     def affine(self, gain: Tensor, shift: Tensor) -> QuantizedLayer:
         """The same codes with output gain * y + shift, both [out]; needs a bias to carry shift."""
-        inner, scale = copy.deepcopy(self.inner), self.scale * gain
-        with torch.no_grad():
-            inner.weight.copy_(decode(self.codes(), scale))
-            bias = torch.zeros_like(shift) if inner.bias is None else inner.bias * gain
-            inner.bias = nn.Parameter(bias + shift)
+        inner, scale, old = shallow(self.inner), self.scale * gain, self.inner.bias
+        bias = shift if old is None else old.detach() * gain + shift
+        inner._parameters["weight"] = nn.Parameter(decode(self.codes(), scale))
+        inner._parameters["bias"] = nn.Parameter(bias.clone())
+        inner.weight.requires_grad_(self.inner.weight.requires_grad)
         return QuantizedLayer(inner=inner, scale=scale, fmt=self.fmt)
 
     def coded(self, gain: Tensor, shift: Tensor) -> Coded:
@@ -91,12 +100,12 @@ class _Edge(nn.Module):
 class QuantizedInput(_Edge):
     """`inner` after its first input was quantized."""
 
-    def forward(self, x: Tensor, *rest: Any) -> Any:
-        return self.inner(self.quantize(x), *rest)
+    def forward(self, x: Tensor, *rest: Any, **named: Any) -> Any:
+        return self.inner(self.quantize(x), *rest, **named)
 
 
 class QuantizedOutput(_Edge):
     """`inner` whose output is quantized."""
 
-    def forward(self, *inputs: Any) -> Any:
-        return self.quantize(self.inner(*inputs))
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self.quantize(self.inner(*inputs, **named))

@@ -19,7 +19,8 @@ def can(option: Option, site: Site, graph: Graph, *, name: str) -> str:
     """ "" where a CPU runtime runs the option, else why not.
 
     Weights of 2 to 8 bits are stored packed and expanded to int8, for which there are kernels;
-    tensors between layers are 8-bit integers or float; channels come in groups of 8.
+    tensors between layers are 8-bit integers or float; channels come in groups of 8.  A block that
+    is left out needs no kernel; tokens are left out by TopK and GatherElements, which both have.
     """
     if option.is_original:
         return ""
@@ -29,6 +30,8 @@ def can(option: Option, site: Site, graph: Graph, *, name: str) -> str:
         return "" if fits else f"{name} stores integer weights of 2 to 8 bits"
     if option.kind == "activation":
         return "" if effect.compute_bits == 8 else f"{name} computes with 8-bit integers only"
+    if option.kind in ("block", "tokens"):
+        return ""
     if option.kind == "channels":
         step = channel_step(site.shape[0])
         return "" if effect.keep % step == 0 else f"{name} keeps channels in multiples of {step}"
@@ -64,7 +67,7 @@ def version(package: str) -> str:
 class CpuTarget(Target):
     """A CPU runtime that is a Python package; what is its own is how it loads and runs a file."""
 
-    bills: ClassVar[tuple[str, ...]] = ("size", "bitops", "latency")
+    bills: ClassVar[tuple[str, ...]] = ("size", "bitops", "memory", "latency")
     install: ClassVar[str] = "pip install 'allot[cpu]'"
     package: ClassVar[str]
 

@@ -3,3 +3,4 @@
 from allot.solve.milp import Solution as Solution
 from allot.solve.milp import smallest as smallest
 from allot.solve.milp import solve as solve
+from allot.solve.rows import Row as Row

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from allot.solve.problem import Index, Problem
 from allot.space import Point
@@ -38,22 +39,44 @@ def value(problem: Problem, index: Index) -> float:
 def coordinate(problem: Problem, weights: Array, *, start: Index | None = None) -> Index:
     """Index [free] that no change of one choice betters, for weights over the tables [K].
 
-    Iterated conditional modes (Besag 1986): exact in one sweep where there are no blocks.
+    Iterated conditional modes (Besag 1986), exact at once where there are no blocks.  Choices
+    that share no block change together: those that gain more than all whom they share one with.
     """
-    if start is None:
-        index = np.array([int((weights @ s).argmin()) for s in problem.single], dtype=np.intp)
-    else:
-        index = start.copy()
-    for _ in range(SWEEPS):
-        before = index.copy()
-        for c in range(len(index)):
-            costs = weights @ problem.given(index, c)
-            best = int(costs.argmin())
-            if costs[best] < costs[index[c]]:
-                index[c] = best
-        if (index == before).all():
+    flat = problem.flat
+    index = np.zeros(len(problem.free), dtype=np.intp) if start is None else start.copy()
+    for turn in range(SWEEPS * 4):
+        alone = turn == 0 and start is None
+        costs = weights @ (flat.single if alone else flat.given(index))
+        least = np.minimum.reduceat(costs, flat.starts[:-1]) if len(index) else costs
+        best = _first(costs, least, flat.starts)
+        if alone:
+            index = best
+            continue
+        gain = costs[flat.mine(index)] - least
+        move = (gain > 0) & _leads(gain, flat.block, flat.choice)
+        if not move.any():
             break
+        index = np.where(move, best, index)
     return index
+
+
+def _first(costs: Array, least: Array, starts: Index) -> Index:
+    """The first option of every choice that costs the least."""
+    at = np.flatnonzero(costs == np.repeat(least, np.diff(starts)))
+    first = at[np.searchsorted(at, starts[:-1])]
+    found: Index = first - starts[:-1]
+    return found
+
+
+def _leads(gain: Array, block: Index, choice: Index) -> NDArray[np.bool_]:
+    """Whether a choice gains more than every other in each of its blocks; ties by position."""
+    rank = np.empty(len(gain), dtype=np.intp)
+    rank[np.argsort(gain, kind="stable")] = np.arange(len(gain))
+    top = np.full(int(block.max(initial=-1)) + 1, -1, dtype=np.intp)
+    np.maximum.at(top, block, rank[choice])
+    leads = np.ones(len(gain), dtype=np.bool_)
+    leads[choice[rank[choice] < top[block]]] = False
+    return leads
 
 
 def polish(problem: Problem, index: Index, limits: Limits) -> Index:
@@ -75,6 +98,7 @@ class _Step:
     limits: Limits
     index: Index
     harm: float
+    sum: float
     room: Array
     change: Array
     floor: Array
@@ -84,46 +108,51 @@ class _Step:
 
     @staticmethod
     def at(problem: Problem, index: Index, limits: Limits) -> _Step:
-        parts = []
-        for c, i in enumerate(index):
-            given = problem.given(index, c)
-            parts.append(given - given[:, i : i + 1])
-        now = problem.values(index)
+        flat = problem.flat
+        sizes = np.diff(flat.starts)
+        given = flat.given(index)
+        now = flat.values(index)
         return _Step(
             problem=problem,
             limits=limits,
             index=index,
             harm=value(problem, index),
+            sum=float(now[0]),
             room=limits.at - now[1:],
-            change=np.concatenate([np.zeros((len(now), 0)), *parts], axis=1),
+            change=given - np.repeat(given[:, flat.mine(index)], sizes, axis=1),
             floor=_floors(problem, index),
             own_floor=np.concatenate([np.zeros(0), *problem.floors]),
-            choice=np.repeat(np.arange(len(index)), [p.shape[1] for p in parts]),
-            option=np.concatenate([np.arange(p.shape[1]) for p in parts] or [index]),
+            choice=np.repeat(np.arange(len(index)), sizes),
+            option=np.arange(flat.starts[-1]) - np.repeat(flat.starts[:-1], sizes),
         )
 
     def single(self) -> tuple[int, ...] | None:
         """The best move of one choice, None if none betters the harm."""
-        total = np.maximum(self.problem.values(self.index)[0] + self.change[0], self.floor)
+        total = np.maximum(self.sum + self.change[0], self.floor)
         ok = (self.change[1:] <= self.room[:, None]).all(axis=0)
         return self._first([(m,) for m in _best(np.where(ok, total, np.inf), self.harm)])
 
     def double(self) -> tuple[int, ...] | None:
-        """The best found move of two choices, taken as if they shared no block, then checked."""
-        room = self.room + 1e-9 * np.abs(self.room)
-        ok = self.choice[:, None] < self.choice[None, :]
-        for k in range(len(room)):
-            ok &= self.change[k + 1][:, None] + self.change[k + 1][None, :] <= room[k]
-        total = self.change[0][:, None] + self.change[0][None, :]
-        total += self.problem.values(self.index)[0]
-        total = np.where(ok, np.maximum(total, self._pair_floor()), np.inf)
-        n = len(self.choice)
-        return self._first([divmod(m, n) for m in _best(total.ravel(), self.harm)])
+        """The best found move of two choices, taken as if they shared no block, then checked.
 
-    def _pair_floor(self) -> Array:
-        """The floor of pairs of moves [moves, moves], or somewhat more."""
-        own = np.maximum(self.own_floor[:, None], self.own_floor[None, :])
-        return np.maximum(own, np.minimum(self.floor[:, None], self.floor[None, :]))
+        One of the two lowers the sum, so only such moves are joined with all others.
+        """
+        room = self.room + 1e-9 * np.abs(self.room)
+        lower = np.flatnonzero(self.change[0] < 0)
+        ok = self.choice[lower, None] != self.choice[None, :]
+        for k in range(len(room)):
+            change = self.change[k + 1]
+            ok &= change[lower, None] + change[None, :] <= room[k]
+        a, b = np.nonzero(ok)
+        a = lower[a]
+        total = np.maximum(self.sum + self.change[0][a] + self.change[0][b], self._pair_floor(a, b))
+        return self._first([(int(a[m]), int(b[m])) for m in _best(total, self.harm)])
+
+    def _pair_floor(self, a: Index, b: Index) -> Array:
+        """The floor of pairs of moves, or somewhat more."""
+        own = np.maximum(self.own_floor[a], self.own_floor[b])
+        found: Array = np.maximum(own, np.minimum(self.floor[a], self.floor[b]))
+        return found
 
     def _first(self, moves: list[tuple[int, ...]]) -> tuple[int, ...] | None:
         for move in moves:
@@ -143,9 +172,11 @@ def _best(total: Array, harm: float) -> list[int]:
 
 def _floors(problem: Problem, index: Index) -> Array:
     """Per move of one choice: the highest floor after it."""
+    if not len(index):
+        return np.zeros(0)
     own = np.array([f[i] for f, i in zip(problem.floors, index, strict=True)])
-    parts = []
-    for c, f in enumerate(problem.floors):
-        others = float(np.delete(own, c).max(initial=problem.floor_base))
-        parts.append(np.maximum(f, others))
-    return np.concatenate([np.zeros(0), *parts])
+    second, top = np.sort(np.append(own, [problem.floor_base, -np.inf]))[-2:]
+    others = np.where(own == top, second, top)
+    return np.maximum(
+        np.concatenate(problem.floors), np.repeat(others, np.diff(problem.flat.starts))
+    )

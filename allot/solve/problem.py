@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,10 +10,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from allot.solve.flat import Flat, Index, flat
 from allot.space import Point
 from allot.table import Array, Table, Term
 
-Index = NDArray[np.intp]
 ROUNDING = 8 * float(np.finfo(np.float64).eps)
 
 
@@ -28,10 +29,6 @@ class Block:
     at: tuple[int, ...]
     classes: tuple[Index, ...]
     values: Array
-
-    def cell(self, index: Index) -> tuple[int, ...]:
-        """The joint class that a point [free] falls into."""
-        return tuple(int(c[index[a]]) for a, c in zip(self.at, self.classes, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,13 +51,10 @@ class Problem:
     floor_base: float
 
     @cached_property
-    def touching(self) -> tuple[tuple[tuple[Block, int], ...], ...]:
-        """Per free choice: the blocks it takes part in, with its dim in each."""
-        found: list[list[tuple[Block, int]]] = [[] for _ in self.free]
-        for b in self.blocks:
-            for d, a in enumerate(b.at):
-                found[a].append((b, d))
-        return tuple(tuple(x) for x in found)
+    def flat(self) -> Flat:
+        """The same numbers side by side."""
+        blocks = [(b.at, b.classes, b.values) for b in self.blocks]
+        return flat(self.constant, self.single, blocks)
 
     def point(self, index: Sequence[int] | Index) -> Point:
         """The full point of an index per free choice."""
@@ -77,22 +71,12 @@ class Problem:
 
     def values(self, index: Index) -> Array:
         """Every table at an index [free] -> [K]."""
-        total = self.constant.copy()
-        for s, i in zip(self.single, index, strict=True):
-            total += s[:, i]
-        for b in self.blocks:
-            cell: tuple[int | slice, ...] = (slice(None), *b.cell(index))
-            total += b.values[cell]
-        return total
+        return self.flat.values(np.asarray(index, dtype=np.intp))
 
     def given(self, index: Index, choice: int) -> Array:
         """What depends on one choice, all others as in index [free] -> [K, n]."""
-        total = self.single[choice].copy()
-        for b, d in self.touching[choice]:
-            cell: tuple[int | slice, ...] = b.cell(index)
-            row = (slice(None), *cell[:d], slice(None), *cell[d + 1 :])
-            total += b.values[row][:, b.classes[d]]
-        return total
+        starts = self.flat.starts
+        return self.flat.given(index)[:, starts[choice] : starts[choice + 1]]
 
 
 def cut(tables: Sequence[Table], allowed: Sequence[Index], floors: Sequence[Array]) -> Problem:
@@ -109,13 +93,8 @@ def cut(tables: Sequence[Table], allowed: Sequence[Index], floors: Sequence[Arra
     )
     for k, table in enumerate(tables):
         for term in table.terms:
-            at, values = _restrict(term, allowed, place)
-            full = np.zeros((len(tables), *values.shape))
-            full[k] = values
-            draft.add_(_collapse(at, full, draft))
-    blocks = tuple(
-        b for b in (_collapse(at, v, draft) for at, v in _merge(draft.scopes).items()) if b.at
-    )
+            draft.take_(k, *_restrict(term, allowed, place))
+    blocks = _blocks(_merge(draft.scopes), draft)
     decided = [f[a[0]] for f, a in zip(floors, allowed, strict=True) if len(a) == 1]
     return Problem(
         base=tuple(int(a[0]) for a in allowed),
@@ -137,10 +116,55 @@ class _Draft:
     single: list[Array]
     scopes: dict[tuple[int, ...], Array]
 
+    def take_(self, k: int, at: tuple[int, ...], values: Array) -> None:
+        """Adds a term of table k; what is joint in more than two choices is cut down first."""
+        if not at:
+            self.constant[k] += values
+        elif len(at) == 1:
+            self.single[at[0]][k] += values
+        else:
+            full = np.zeros((len(self.constant), *values.shape))
+            full[k] = values
+            self.add_(_collapse(at, full, self) if len(at) > 2 else _whole(at, full))
+
     def add_(self, block: Block) -> None:
         if block.at:
-            full = np.stack([v[np.ix_(*block.classes)] for v in block.values])
+            full = block.values[np.ix_(np.arange(len(block.values)), *block.classes)]
             self.scopes[block.at] = self.scopes.get(block.at, 0) + full
+
+
+def _whole(at: tuple[int, ...], values: Array) -> Block:
+    """The block of [K, n_a, ...] in which every option is a class of its own."""
+    return Block(at=at, classes=tuple(np.arange(n) for n in values.shape[1:]), values=values)
+
+
+def _blocks(scopes: Mapping[tuple[int, ...], Array], draft: _Draft) -> tuple[Block, ...]:
+    """The blocks of the scopes, cut down to classes; the rest goes into the draft."""
+    alike: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for at, values in scopes.items():
+        alike.setdefault(values.shape, []).append(at)
+    plain: set[tuple[int, ...]] = set()
+    for shape, group in alike.items():
+        if len(shape) == 3:
+            distinct = _distinct(np.stack([scopes[at] for at in group]))
+            plain |= {at for at, d in zip(group, distinct, strict=True) if d}
+    found = (_whole(at, v) if at in plain else _collapse(at, v, draft) for at, v in scopes.items())
+    return tuple(b for b in found if b.at)
+
+
+def _distinct(values: Array) -> NDArray[np.bool_]:
+    """Whether no two options are alike in a pair of choices: [pairs, K, n_a, n_b] -> [pairs]."""
+    found = np.ones(len(values), dtype=np.bool_)
+    for rows in (values, values.swapaxes(2, 3)):
+        n = rows.shape[2]
+        for i, j in itertools.combinations(range(n), 2):
+            step, size = (
+                rows[:, :, i] - rows[:, :, j],
+                np.abs(rows[:, :, i]) + np.abs(rows[:, :, j]),
+            )
+            const = np.take_along_axis(step, size.argmin(-1)[..., None], -1)
+            found &= ~(np.abs(step - const) <= ROUNDING * size).all(axis=(-1, -2))
+    return found
 
 
 def _restrict(
@@ -157,8 +181,12 @@ def _restrict(
 def _merge(scopes: Mapping[tuple[int, ...], Array]) -> dict[tuple[int, ...], Array]:
     """Scopes that lie inside another are added to the larger one."""
     merged: dict[tuple[int, ...], Array] = {}
+    holding: dict[int, list[tuple[int, ...]]] = {}
     for at, values in sorted(scopes.items(), key=lambda x: (-len(x[0]), x[0])):
-        home = next((h for h in merged if set(at) <= set(h)), None)
+        larger = (h for h in holding.get(at[0], ()) if len(h) > len(at))
+        home = next((h for h in larger if set(at) <= set(h)), None)
+        for a in at if home is None and len(at) > 2 else ():
+            holding.setdefault(a, []).append(at)
         if home is None:
             merged[at] = values
         else:
@@ -201,17 +229,18 @@ def _collapse(at: tuple[int, ...], values: Array, draft: _Draft) -> Block:
 def _alike(rows: Array) -> tuple[Index, Index, Array]:
     """Classes of rows [n, K, m] up to a constant: class [n], its first row [c], shift [n, K]."""
     n = len(rows)
-    found, shift = np.zeros(n, dtype=np.intp), np.zeros(rows.shape[:2])
+    found, shift = np.arange(n, dtype=np.intp), np.zeros(rows.shape[:2])
     first: list[int] = []
+    step = rows[:, None] - rows[None]  # [n, n, K, m]
+    size = np.abs(rows)[:, None] + np.abs(rows)[None]
+    # the element that rounding blurs least says what the constant is
+    const = np.take_along_axis(step, size.argmin(-1)[..., None], -1)
+    alike = np.all(np.abs(step - const) <= ROUNDING * size, axis=(-1, -2)).tolist()
     for i in range(n):
-        for c, j in enumerate(first):
-            step, size = rows[i] - rows[j], np.abs(rows[i]) + np.abs(rows[j])
-            # the element that rounding blurs least says what the constant is
-            const = np.take_along_axis(step, size.argmin(1)[:, None], 1)
-            if (np.abs(step - const) <= ROUNDING * size).all():
-                found[i], shift[i] = c, const[:, 0]
-                break
-        else:
-            found[i] = len(first)
+        c = next((c for c, j in enumerate(first) if alike[i][j]), len(first))
+        found[i] = c
+        if c == len(first):
             first.append(i)
+        else:
+            shift[i] = const[i, first[c], :, 0]
     return found, np.array(first, dtype=np.intp), shift

@@ -163,7 +163,9 @@ def test_a_single_byte_too_many_is_refused_where_the_solver_would_take_it() -> N
         case = Instance(counts=(k,) * n, harm=harm, bills={"size": size})
         forbidden = sorted(case.points, key=harm.of)[rng.integers(5, 60)]
         limits = {"size": size.of(forbidden) - 1}
-        found = solve(case.counts, harm=harm, bills=case.bills, limits=limits, gap=0.0)
+        # a second limit, or one limit of additive tables would not go through the solver
+        bills, both = {"size": size, "again": size}, limits | {"again": limits["size"]}
+        found = solve(case.counts, harm=harm, bills=bills, limits=both, gap=0.0)
         assert int(found.bills["size"]) <= int(limits["size"])
         assert found.harm == pytest.approx(case.best(limits, floor=True), rel=1e-12)
         tempted += _was_tempted(case, limits)
@@ -175,8 +177,8 @@ def _was_tempted(case: Instance, limits: dict[str, float]) -> bool:
     state = branch.search(
         branch.Case(
             harm=case.harm,
-            bills=(case.bills["size"],),
-            limits=np.array([limits["size"]]),
+            bills=(case.bills["size"],) * 2,
+            limits=np.array([limits["size"]] * 2),
             allowed=tuple(np.arange(n) for n in case.counts),
             floors=tuple(np.full(n, -np.inf) for n in case.counts),
             excluded=frozenset(),

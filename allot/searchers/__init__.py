@@ -1,0 +1,1 @@
+"""Published search strategies, each a function that measures plans through `Trials`."""

@@ -1,0 +1,1 @@
+"""The search heart against the known truth: spaces that were enumerated completely."""
