@@ -129,6 +129,6 @@ def _mapped(path: Path) -> Mapping[str, Tensor]:
         raise ArtefactError(f"{path} is missing")
     try:
         with safe_open(path, framework="pt") as f:
-            return {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+            return {name: f.get_tensor(name) for name in f.keys()}
     except SafetensorError as e:
         raise ArtefactError(f"{path} is not a whole safetensors file: {e}") from e

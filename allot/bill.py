@@ -127,7 +127,7 @@ _Part = tuple[Mapping[str, Effect], Mapping[str, int]]
 
 def _parts(graph: Graph, layer: Layer, choice: Choice) -> list[_Part]:
     """Of every option of a choice."""
-    found = []
+    found: list[_Part] = []
     for option in choice.options:
         effects, lost = {}, {"in": 0, "out": 0}
         for name in (choice.site, *choice.tied):

@@ -1,4 +1,4 @@
-"""Capped: an evaluator for signals, that refuses work beyond what a search may spend in all."""
+"""Capped: an evaluator for one signal, that refuses work beyond what a search may spend in all."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ from allot.space import Point, Space
 class Capped:
     """The `Evaluator` inside, until `most` F are spent.
 
-    A signal cannot be half asked, so that too few passes are an error: InputError, which names how
-    many it takes.  Of plans it is said before any of them is measured; of other work, which a
-    signal counts as it goes, once it is too much.
+    A signal cannot be half asked, so that too few passes are an error: InputError, raised before
+    plans are measured that cannot be paid, and after other work once it is too much.  It names how
+    many the signal takes, as far as its progress tells (`reached`).
     """
 
     def __init__(self, inner: Evaluator, *, most: float) -> None:
         self.inner, self.most = inner, most
         self.space: Space = inner.space
         self.samples, self.recovery = inner.samples, inner.recovery
+        self._start = inner.spent
+        self._foreseen = 0.0
 
     @property
     def spent(self) -> float:
         return self.inner.spent
+
+    def reached(self, share: float) -> None:
+        """The share of its work that the signal has done."""
+        if share > 0:
+            self._foreseen = self._start + (self.spent - self._start) / share
 
     def charge(self, passes: float) -> None:
         self.inner.charge(passes)
@@ -40,9 +47,11 @@ class Capped:
         return self.inner.losses(points, share=share)
 
     def _check(self, needed: float) -> None:
-        if needed > self.most * (1 + 1e-9):
-            raise InputError(
-                f"--evaluations {self.most:g} is too few: estimating what every option does takes "
-                f"{needed:.4g} forward passes over the search set, and measuring plans takes more; "
-                f"allow at least {math.ceil(needed) + 1}"
-            )
+        if needed <= self.most * (1 + 1e-9):
+            return
+        least = max(needed, self._foreseen)
+        raise InputError(
+            f"--evaluations {self.most:g} is too few: estimating what every option does takes "
+            f"{'about' if self._foreseen else 'at least'} {least:.3g} forward passes over the "
+            f"search set, and measuring plans some more; allow {math.ceil(least) + 16}"
+        )

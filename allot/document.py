@@ -215,16 +215,18 @@ def original_labels(run: Run) -> Tensor:
 
 
 def layers(run: Run, m: Measured) -> list[dict[str, Any]]:
-    """Bits, width and bytes of every layer of a plan."""
+    """Bits, width and bytes of every layer of a plan; no bits and no width in a dropped block."""
     rows = []
     for layer in run.space.graph.layers:
         s = bill.state(run.space, layer, m.point)
+        there = (s.stored_bits, s.input_bits, s.ins, s.outs)
+        bits, entering, ins, outs = (None, None, 0, 0) if s.gone else there
         dense = layer.weight[1] if layer.groups == 1 else layer.weight[0]
         original = bill.state(run.space, layer, run.space.original)
         rows.append({
             "name": layer.module, "op": layer.op, "weight_shape": list(layer.weight),
-            "macs": layer.macs, "bits": s.stored_bits, "activation": s.input_bits,
-            "kept_in": s.ins, "in": dense, "kept_out": s.outs, "out": layer.weight[0],
+            "macs": layer.macs, "bits": bits, "activation": entering,
+            "kept_in": ins, "in": dense, "kept_out": outs, "out": layer.weight[0],
             "bytes": s.stored_bytes, "original_bytes": original.stored_bytes,
         })  # fmt: skip
     return rows

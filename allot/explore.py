@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from allot.errors import InputError
+from allot.capped import Capped
 from allot.levels import levels
 from allot.run import Run
 from allot.scene import Scene
@@ -51,7 +51,7 @@ class Explored:
 def explore(run: Run, method: Method, *, limits: Limits) -> Explored:
     """The signals asked, then the space searched.
 
-    Raises InputError where the signals alone spend what was allowed.
+    Raises InputError where the signals would spend what was allowed.
     """
     with run.stages.stage("harm") as progress:
         harm = _harm(run, method, progress)
@@ -92,15 +92,11 @@ def _harm(run: Run, method: Method, progress: Callable[[float], None]) -> list[T
     )
     found = []
     for i, signal in enumerate(method.signals):
+        capped = Capped(run.evaluator, most=method.evaluations)
 
-        def report(share: float, at: int = i) -> None:
+        def report(share: float, at: int = i, capped: Capped = capped) -> None:
+            capped.reached(share)
             progress((at + share) / len(method.signals))
 
-        found.append(signal(scene, progress=report))
-    spent = run.evaluator.spent
-    if spent + 1 > method.evaluations:
-        raise InputError(
-            f"--evaluations {method.evaluations:g}: the signals alone took {spent:.3g} forward "
-            f"passes; allow at least {spent + 16:.0f}"
-        )
+        found.append(signal(replace(scene, evaluator=capped), progress=report))
     return found

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from allot import bill, packed, setup
+from allot import bill, memory, packed, setup
 from allot import job as jobs
 from allot.bank import Bank
 from allot.calibrate import calibrate, needed
@@ -98,6 +98,8 @@ def compress(
     something else than what was measured.
     """
     asked = jobs.budgets(budgets)
+    most = math.inf if evaluations is None else evaluations
+    setup.evaluations(most)
     stages = Stages(report, limit=time_limit)
     # the user's network is left as it is, also where it was handed over in training mode
     task = replace(task, model=copy.deepcopy(task.model).eval().requires_grad_(False))
@@ -120,6 +122,7 @@ def compress(
         seed=seed,
         pins=tuple(sorted((pins or {}).items())),
         excludes=tuple(excludes),
+        method=jobs.method(prepare, *signals, searcher),
     )
     folder, memo = setup.folder(Path(out), job, task, resume=resume)
     with stages.stage("calibrate") as progress:
@@ -138,14 +141,13 @@ def compress(
         clock=Clock(task, bank, target=target, workload=workload, memo=memo),
         axes=dict(axes),
     )  # fmt: skip
-    _bill(run)
+    _bill(run, {b.bill for b in asked})
     try:
         limits = setup.limits(space, asked, bills=run.bills, originals=run.originals)
     except BudgetError:
         if not resume:
             setup.abandon(folder)
         raise
-    most = math.inf if evaluations is None else evaluations
     method = Method(signals=signals, searcher=searcher, effort=effort, evaluations=most)
     found = explore(run, method, limits=limits)
     run.single = found.harm[0]
@@ -156,17 +158,24 @@ def compress(
     return _conclude(run, front, preferred, limits)
 
 
-def _bill(run: Run) -> None:
-    """Tables of every bill the target states, and the same bills of the float original."""
+def _bill(run: Run, asked: set[str]) -> None:
+    """Tables of every bill the target states, and the same bills of the float original.
+
+    Of memory only where it is asked for: it would let plans stay on the front that nobody wants.
+    """
     space, graph = run.space, run.space.graph
+    header = packed.header_bytes(graph)
     bills = {
-        "size": bill.size(space, header=packed.header_bytes(graph)),
+        "size": bill.size(space, header=header),
         "bitops": bill.bitops(space, run.target),
     }
     originals = {
         "size": float(graph.folded_bytes),
         "bitops": float(sum(x.macs for x in graph.layers)) * 32 * 32,
     }
+    if "memory" in asked:
+        bills["memory"] = memory.memory(space, run.target, workload=run.workload, header=header)
+        originals["memory"] = memory.original(graph, workload=run.workload)
     if "latency" in run.target.bills:
         with run.stages.stage("latency") as progress:
             seed = run.job.seed

@@ -116,6 +116,24 @@ class InProcess:
         self._spent += sum(costs)
         return [self._loss(p, want) for p in points]
 
+    def lacking(self, points: Sequence[Point], *, share: float) -> list[tuple[Span, list[Point]]]:
+        """What `losses` would have to run: samples, and the points whose values for them are in
+        no memo, sorted so that neighbours share most."""
+        want = wanted(share, self.samples)
+        spans = [
+            ((done, want), [p for p in group if self._key(p, (done, want)) not in self._memo])
+            for done, group in batches(self._tree, points, known=self._known, want=want)
+        ]
+        return [(span, group) for span, group in spans if group]
+
+    def measured(self, points: Sequence[Point], span: Span) -> dict[Point, Values]:
+        """Divergences and scores of sorted points on some samples; counted and kept by no one."""
+        return self._measured(points, span)
+
+    def store(self, point: Point, span: Span, values: Values) -> None:
+        """Puts what was measured elsewhere into the memo, where `losses` finds and counts it."""
+        self._memo.put(self._key(point, span), values)
+
     def _key(self, point: Point, span: Span) -> str:
         return f"{self._name}/{'.'.join(map(str, point))}/{span[0]}-{span[1]}"
 

@@ -67,13 +67,12 @@ class Entry:
 
 def signature(layer: Layer, *, ins: int, outs: int, integer: bool) -> Signature:
     """The signature of a layer narrowed to `ins` and `outs` channels."""
-    dense = layer.groups == 1
     linear = layer.op == "linear"
     return Signature(
         op=layer.op,
         ins=ins,
         outs=outs,
-        depth=0 if dense else layer.weight[1],
+        depth=0 if layer.groups == 1 else layer.weight[1],
         kernel=() if linear else tuple(layer.weight[2:]),
         stride=tuple(layer.stride),
         padding=tuple(layer.padding),
@@ -156,7 +155,8 @@ def load(data: Any) -> LatencyTable:
 
 
 def _signature(data: Mapping[str, Any]) -> Signature:
-    return Signature(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    return Signature(**values)
 
 
 def device() -> str:

@@ -36,15 +36,16 @@ def told(
     own = vars(module)
     if any(own.get(k) for k in _HOOKS):
         raise Untold
-    children = {
-        k: None if m is None else told(m, name=name, known=known)
+    # lists of pairs, since their order is the order of the module
+    children = [
+        [k, None if m is None else told(m, name=name, known=known)]
         for k, m in module._modules.items()
-    }
-    kept = {k: _tensor(x, name) for k, x in module._parameters.items()}
-    buffers = {
-        k: [_tensor(x, name), k not in module._non_persistent_buffers_set]
+    ]
+    kept = [[k, _tensor(x, name)] for k, x in module._parameters.items()]
+    buffers = [
+        [k, _tensor(x, name), k not in module._non_persistent_buffers_set]
         for k, x in module._buffers.items()
-    }
+    ]
     return {
         "is": f"{kind.__module__}:{kind.__qualname__}",
         "training": module.training,
@@ -95,12 +96,12 @@ def built(
     module.training = data["training"]
     for k, v in data["settings"].items():
         vars(module)[k] = _setting(v)
-    for k, v in data["parameters"].items():
+    for k, v in data["parameters"]:
         value = None if v is None else nn.Parameter(tensors[v[0]], requires_grad=v[1])
         module.register_parameter(k, value)
-    for k, (v, lasting) in data["buffers"].items():
+    for k, v, lasting in data["buffers"]:
         module.register_buffer(k, None if v is None else tensors[v[0]], persistent=lasting)
-    for k, child in data["children"].items():
+    for k, child in data["children"]:
         inner = None
         if child is not None:
             inner = built(child, tensors=tensors, originals=originals, encodings=encodings)

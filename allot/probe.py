@@ -116,6 +116,18 @@ def first_nan(found: Outputs) -> str:
     return ""
 
 
+def blamed(model: nn.Module, forward: Forward, inputs: Any, *, of: str) -> ModelError:
+    """The error to raise for a network whose outputs are not finite, naming the first module.
+
+    model: as it was run, with stand-ins in place.  of: what it is, like "a plan".
+    """
+    with torch.no_grad():
+        where = first_nan(outputs(model, forward, inputs))
+    if not where:
+        return ModelError(f"{of} makes the network's output infinite; exclude what it changes")
+    return ModelError(f"in {of}, {where} gives NaN; exclude the site it belongs to, or pin another")
+
+
 def _called(name: str) -> str:
     if name == "output":
         return "the forward of the task"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -76,7 +79,9 @@ def _site(
     reach = tuple(x.module for x in layers if seen.get(x.module) != whole.get(x.module))
     left = kept_tokens(b.shape[0], _RATIO)
     if any(not _follows(whole[n], seen.get(n), b.shape[0], left) for n in reach):
-        return replace(site, fixed="the work of layers behind it does not follow the number of tokens")
+        return replace(
+            site, fixed="the work of layers behind it does not follow the number of tokens"
+        )
     return replace(site, reach=reach)
 
 
@@ -117,7 +122,7 @@ def _exports(model: nn.Module, standins: Mapping[str, nn.Module], example: Any) 
     args = (example,) if isinstance(example, Tensor) else ()
     named = {} if isinstance(example, Tensor) else example
     try:
-        with swapped(model, standins):
+        with swapped(model, standins), _quiet():
             torch.export.export(model, args, named)
     except (
         RuntimeError,
@@ -130,6 +135,20 @@ def _exports(model: nn.Module, standins: Mapping[str, nn.Module], example: Any) 
     ):
         return False
     return True
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What torch reports of a failed capture, kept back for a while: the site says it."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _thinned(model: nn.Module, sites: Sequence[Site]) -> dict[str, nn.Module]:

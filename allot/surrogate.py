@@ -231,7 +231,7 @@ def _posterior(
     words = seen.words[h.expert]
     shift = float(np.mean(words))
     prior = shared.covariance(h, words - shift, words - shift)
-    factor = np.linalg.cholesky(prior + np.diag(h.rest**2 + errors**2))
+    factor = np.linalg.cholesky(prior + np.diag(h.rest**2 + errors**2)).astype(np.float64)
     solved = cho_solve((factor, True), logs - words)
     evidence = -0.5 * (logs - words) @ solved - np.log(np.diag(factor)).sum()
     return Posterior(

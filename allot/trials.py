@@ -80,12 +80,10 @@ class Trials:
         return self.evaluator.losses(points, share=share)
 
     def _affordable(self, points: Sequence[Point], *, share: float) -> list[Point]:
-        left, found = self.left, []
-        for p, cost in zip(points, self.evaluator.costs(points, share=share), strict=True):
-            left -= cost
-            if left < -1e-9:
-                break
-            found.append(p)
+        found = list(points)
+        # asked anew for every beginning: what a point replays may be of one that was left out
+        while found and sum(self.evaluator.costs(found, share=share)) > self.left + 1e-9:
+            found.pop()
         return found
 
     def _measured(self, point: Point, loss: Loss, predicted: float, gap: float) -> Measured:

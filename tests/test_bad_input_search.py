@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from allot import probe, setup
+from allot.capped import Capped
 from allot.check import check, check_forward
 from allot.cli.entry import call
 from allot.errors import BudgetError, DataError, InputError, ModelError
@@ -106,6 +107,14 @@ def test_the_first_module_with_nan_is_named_and_not_one_that_passes_it_on() -> N
     assert small.hooks(model) == 0
 
 
+def test_a_plan_that_makes_nan_is_blamed_on_the_module_that_stands_in() -> None:
+    k = small.kit()
+    broken = {"conv2": nn.Sequential(k.bank.module("conv2"), spoilt.Always())}
+    with k.bank.trial(broken) as model:
+        error = probe.blamed(model, k.task.forward, k.task.search.inputs, of="a plan")
+    assert "in a plan, module 'conv2.1' gives NaN" in str(error)
+
+
 def test_infinities_inside_that_mask_are_no_fault() -> None:
     class Masked(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -193,11 +202,33 @@ def test_passes_that_are_none_are_refused(asked: float) -> None:
         setup.evaluations(asked)
 
 
-def test_passes_too_few_for_the_signal_say_how_many_it_takes() -> None:
-    evaluator = synthetic.Evaluator(synthetic.truth((3, 3, 2)))
-    least = setup.alone(evaluator)
-    assert least == 2 + 2 + 1, "a pass for every option that is not the original"
-    with pytest.raises(InputError, match=r"one at a time takes 5 .* allow at least 5"):
-        setup.evaluations(4.9, least=least, of="one at a time")
-    assert setup.evaluations(5, least=least, of="one at a time") is None
-    assert setup.evaluations(math.inf) is None and evaluator.spent == 0
+def test_a_signal_that_measures_plans_is_refused_before_it_measures_what_cannot_be_paid() -> None:
+    inner = synthetic.Evaluator(synthetic.truth((3, 3, 2)))
+    points = [(1, 0, 0), (2, 0, 0), (0, 1, 0), (0, 2, 0), (0, 0, 1)]
+    with pytest.raises(InputError, match=r"--evaluations 4\.9 is too few: .* takes at least 5 "):
+        Capped(inner, most=4.9).losses(points)
+    assert inner.spent == 0
+    assert Capped(inner, most=5).losses(points) == inner.losses(points) and inner.spent == 5
+    assert len(Capped(inner, most=5).losses(points)) == 5, "what is known is free"
+
+
+def test_a_signal_that_works_by_itself_is_stopped_and_its_need_told_from_its_progress() -> None:
+    inner = synthetic.Evaluator(synthetic.truth((3, 3)))
+    inner.charge(10)
+    capped = Capped(inner, most=20)
+    with pytest.raises(InputError, match=r"takes about 50 forward passes.*allow 66"):
+        for step in range(1, 11):
+            capped.charge(4)  # of 40 in all, after 10 of another signal
+            capped.reached(step / 10)
+    assert inner.spent == 22 == capped.spent
+
+
+def test_with_passes_enough_a_capped_evaluator_is_the_one_inside() -> None:
+    one, two = (synthetic.Evaluator(synthetic.truth((3, 3, 2))) for _ in range(2))
+    capped = Capped(one, most=math.inf)
+    points = [(1, 0, 0), (2, 1, 1), (1, 0, 0)]
+    assert capped.costs(points) == two.costs(points)
+    assert capped.losses(points) == two.losses(points)
+    capped.charge(2.5)
+    two.charge(2.5)
+    assert capped.spent == two.spent and capped.space is one.space

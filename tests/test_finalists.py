@@ -73,9 +73,7 @@ def searched(k: small.Kit, limits: Mapping[str, float]) -> Search:
     )  # fmt: skip
     trials = Trials(evaluator=evaluator, bills=bills, originals=originals, levels=())
     trials.levels = levels(5, limits=limits, least=trials.least(), originals=originals)
-    scene = Scene(
-        space=k.space, task=k.task, bank=k.bank, data=k.task.search, evaluator=evaluator
-    )
+    scene = Scene(space=k.space, task=k.task, bank=k.bank, data=k.task.search, evaluator=evaluator)
     s = Search(trials, harm=[fisher(scene)], seed=0, effort=EFFORT)
     s.run()
     return s

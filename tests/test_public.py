@@ -17,8 +17,8 @@ HOUSE = ROOT / "allot"
 PUBLIC = """
     AXES AllotError Artefact Axis Bank Data Effort Front Graph Ideal InputError JobError Measured
     NotCertified OnnxRuntime OpenVino Option Outcome Part Plan Report Space Statement Table Target
-    Task Workload calibrate compress deploy fixed_sequence load network precision split state
-    state_agreement to_onnx trace width
+    Task Workload calibrate compress depth deploy fixed_sequence load network precision split state
+    state_agreement to_onnx tokens trace width
 """.split()
 NOUNS = set("errors files part site option space table plan front target task".split())
 ROOMS = {"num", "options", "solve", "harm", "runtimes", "report", "builtin", "recipes", "cli"}

@@ -24,7 +24,7 @@ from allot.options.width import Keep, kept_positions
 from allot.recover import BY_NAME, LIGHT, Recovery, affine, matchable, moments, recovered
 from allot.sweep import observed, unwrapped
 from allot.task import take
-from tests import small, toys
+from tests import attention, small, toys
 
 MAKES = toys.PLAIN
 MATCHED = Recovery(samples=24)
@@ -229,3 +229,34 @@ def test_a_recovery_has_a_name_and_survives_a_file() -> None:
 def test_matchable_modules_are_norms_and_biased_layers_without_one() -> None:
     assert matchable(small.kit().graph) == ("bn1", "bn2", "head")
     assert matchable(small.kit(toys.separable).graph) == ("stem.1", "bn", "point", "head")
+
+
+def test_linear_layers_over_tokens_are_matched_along_their_last_dim() -> None:
+    k = small.kit(attention.made(depth=1))
+    names = [x.module for x in k.graph.layers if x.op == "linear"]
+    assert len(names) > 1 and set(names) <= set(matchable(k.graph))
+    options: dict[str, Option] = {f"{n}.weight": Weight(bits=3) for n in names}
+    original, got = seen(k, {}), seen(k, repaired(k, options))
+    plain = seen(k, repaired(k, options, NOTHING))
+    for name in names:
+        a, b, raw = (x[name].flatten(0, -2).double() for x in (original, got, plain))
+        assert torch.allclose(a.mean(0), b.mean(0), atol=1e-4), name
+        assert (a.mean(0) - raw.mean(0)).abs().max() > 1e-3, name
+        ratio = b.std(0) / a.std(0).clamp(min=1e-6)
+        free = (raw.std(0) / a.std(0).clamp(min=1e-6) - 1).abs() < 0.5
+        assert torch.allclose(torch.ones_like(ratio[free]), ratio[free], rtol=2e-3), name
+
+
+def test_a_recovery_of_nothing_is_the_banks_own() -> None:
+    k = small.kit()
+    options = k.options(small.width_and_bits(k))
+    nothing = Recovery(samples=0, matched=False)
+    assert nothing.name == "no recovery"
+    assert repaired_without_moments(k, options, nothing) == k.bank.standins(options)
+    assert k.meter.loss(options, recovery=nothing).divergence > 0
+
+
+def repaired_without_moments(
+    k: small.Kit, options: dict[str, Option], recovery: Recovery
+) -> dict[str, nn.Module]:
+    return recovered(k.bank, k.task, options, recovery=recovery, original={})

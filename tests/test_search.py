@@ -50,9 +50,7 @@ def excess(trials: Trials, truth: synthetic.Truth) -> float:
 
 @pytest.mark.parametrize("third", (0.1, 0.3))
 @pytest.mark.parametrize("seed", range(3))
-def test_few_passes_reach_the_front_found_by_looking_at_everything(
-    seed: int, third: float
-) -> None:
+def test_few_passes_reach_the_front_found_by_looking_at_everything(seed: int, third: float) -> None:
     truth = synthetic.truth((3,) * 7, seed=seed, third=third)
     trials = synthetic.trials(truth, evaluations=64, count=12)
     searched(trials, [truth.fisher(), truth.alone()])
@@ -179,9 +177,7 @@ def test_pins_hold_in_every_plan() -> None:
     table = Table(
         unit="nat",
         origin="by hand",
-        terms=tuple(
-            Term(at=(i,), values=0.01 * np.arange(n)) for i, n in enumerate(space.counts)
-        ),
+        terms=tuple(Term(at=(i,), values=0.01 * np.arange(n)) for i, n in enumerate(space.counts)),
     )
     searched(trials, [table], Effort(levels=3, rounds=1, batch=2))
     for m in trials.plans.values():

@@ -35,9 +35,7 @@ def test_the_word_of_vectors_is_half_the_mean_square_of_the_sum(seed: int) -> No
             for p in POINTS
         ]
     )
-    floor = np.array(
-        [max(truth.first.half_squares(i)[o] for i, o in enumerate(p)) for p in POINTS]
-    )
+    floor = np.array([max(truth.first.half_squares(i)[o] for i, o in enumerate(p)) for p in POINTS])
     expected = np.maximum(np.maximum(plain, floor), surrogate.LEAST)
     np.testing.assert_allclose(word(truth.fisher(), POINTS), expected, rtol=1e-9)
 
@@ -50,7 +48,10 @@ def test_writing_all_pairs_out_changes_no_word() -> None:
 
 
 def test_no_word_is_below_the_largest_single_harm() -> None:
-    single = (Term(at=(0,), values=np.array([0.0, 2.0])), Term(at=(1,), values=np.array([0.0, 1.0])))
+    single = (
+        Term(at=(0,), values=np.array([0.0, 2.0])),
+        Term(at=(1,), values=np.array([0.0, 1.0])),
+    )
     pair = Term(at=(0, 1), values=np.array([[0.0, 0.0], [0.0, -9.0]]))
     table = Table(unit="nat", origin="by hand", terms=(*single, pair))
     points = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
@@ -96,7 +97,9 @@ def test_a_shuffled_signal_loses_its_weight(seed: int) -> None:
     logs = np.log(np.maximum(truth.means[rows], surrogate.LEAST))
     belief = believe(m.known(points), logs, np.zeros(len(rows)))
     of_honest = sum(
-        w for w, p in zip(belief.weights, belief.posteriors, strict=True) if p.hypothesis.expert == 1
+        w
+        for w, p in zip(belief.weights, belief.posteriors, strict=True)
+        if p.hypothesis.expert == 1
     )
     assert of_honest > 0.95
 

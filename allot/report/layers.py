@@ -33,7 +33,7 @@ def _average(data: ReportData) -> str:
     total = sum(n for _, n in kept)
     if not total:
         return ""
-    mean = sum(x.get("bits", FLOAT) * n for x, n in kept) / total
+    mean = sum((x.get("bits") or FLOAT) * n for x, n in kept) / total
     before = sum(math.prod(x.get("weight_shape") or (0,)) for x in data.layers)
     share = f" {text.percent(total / before)} of the weights are kept." if before else ""
     return (
@@ -46,7 +46,8 @@ def _weights(x: Mapping[str, Any]) -> float:
     """How many weights of a layer are kept."""
     n = float(math.prod(x.get("weight_shape") or (0,)))
     for kept, whole in (("kept_in", "in"), ("kept_out", "out")):
-        n *= text.ratio(x.get(kept), x.get(whole)) or 1.0
+        share = text.ratio(x.get(kept), x.get(whole))
+        n *= 1.0 if share is None else share
     return n
 
 

@@ -36,12 +36,12 @@ def nsga2(
 ) -> None:
     """NSGA-II on measured divergence and exact bills.
 
-    population: 0 for one sized to what may still be spent (`sized`).
+    population: 0 for one sized to what may still be spent and, in tiny spaces, to these.
     harm: not looked at.  The first population holds the plans with the same relative option
     everywhere, among them the cheapest one, so that every level has a plan; the rest is random.
     Raises MissingError without pymoo.
     """
-    size = population or sized(trials.left)
+    size = population or min(sized(trials.left), max(8, math.prod(trials.space.counts) // 8))
     evolve(
         trials.space.counts,
         measured(trials),

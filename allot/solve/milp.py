@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from allot.errors import JobError
-from allot.solve.branch import Case, State, search
+from allot.solve.branch import search
+from allot.solve.case import Case, State
 from allot.solve.problem import Index
 from allot.solve.reach import Reach, unreachable
 from allot.solve.rows import Limit, Row, limit
@@ -68,13 +69,9 @@ def solve(
     asked = [limit(name, bills[name], limits[name]) for name in limits]
     always = tuple(limit("", r.table(counts), r.most) for r in rows)
     case = _case(
-        counts,
-        harm=harm,
-        limits=(*asked, *always),
-        fixed=fixed or {},
-        floors=_floors(counts, harm if floor else None),
-        deadline=start + time_limit,
-    )
+        counts, harm=harm, limits=(*asked, *always), fixed=fixed or {},
+        floors=_floors(counts, harm if floor else None), deadline=start + time_limit,
+    )  # fmt: skip
     case = replace(case, excluded=frozenset(excluded), gap=gap, nodes=nodes)
     found = search(case)
     if found is None:

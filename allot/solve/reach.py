@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from allot.errors import BudgetError
-from allot.solve.branch import Case, State, search
+from allot.solve.branch import search
+from allot.solve.case import Case, State
 from allot.solve.rows import Limit
 from allot.space import Point
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from allot.bank import Bank
 from allot.calibrate import calibrate, needed
 from allot.errors import ArtefactError, MissingError
-from allot.options.width import removals
+from allot.options.width import Keep, removals
+from allot.plan import weights_digest
 from allot.recover import Recovery
 from allot.site import Graph
 from allot.space import Point, Space
@@ -79,7 +80,9 @@ def enumerated(
     """Every point of a case measured, beginnings shared."""
     space = case.family.build(graph, case.variant.rounding)
     stats = calibrate(task, task.model, needed(space))
-    bank = Bank(task.model, graph=graph, stats=stats | removals(task.model, graph, stats))
+    if any(c.options[0].kind == Keep.kind for c in space.choices):
+        stats |= removals(task.model, graph, stats)
+    bank = Bank(task.model, graph=graph, stats=stats)
     stream = Stream(space, task, bank, recovery=case.recovery)
     sheets = [Sheet(space, task, data) for data in (task.search, task.certify)]
     # both sets in one batch: what runs besides the multiplications is paid once
@@ -95,6 +98,7 @@ def enumerated(
         family=case.family.name,
         network=case.network,
         variant=case.variant.name,
+        weights=weights_digest(task.model),
         recovery=case.recovery.name,
         bill=case.family.bill,
         space=space,
@@ -154,17 +158,16 @@ def chunks(points: Sequence[Point]) -> Iterator[tuple[int, Sequence[Point]]]:
 
 
 def current(path: Path, case: Case, task: Task, graph: Graph) -> bool:
-    """Whether a case is stored as it would be made now."""
+    """Whether a case is stored as it would be made now: its choices, network, samples, repair."""
     try:
         e = store.read(path)
     except ArtefactError:
         return False
+    space = case.family.build(graph, case.variant.rounding)
+    stored = (e.space.choices, e.space.graph.layers, e.weights, e.recovery)
     samples = (e.search.codes.shape[1], e.held_out.codes.shape[1])
-    return (
-        e.space == case.family.build(graph, case.variant.rounding)
-        and e.recovery == case.recovery.name
-        and samples == (len(task.search), len(task.certify))
-    )
+    now = (space.choices, graph.layers, weights_digest(task.model), case.recovery.name)
+    return stored == now and samples == (len(task.search), len(task.certify))
 
 
 def make(wanted: Sequence[Case], folder: Path, *, say: Callable[[str], None]) -> None:

@@ -21,9 +21,19 @@ TRAINED = "llama_byte_small"
 NETWORKS = ("llama_byte_shakespeare", "llama_byte_python", TRAINED)
 
 
-def forward(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Tokens [n, t] -> logits [n, t, 256]."""
-    logits: Tensor = model(input_ids=tokens, use_cache=False).logits
+def forward(model: Any, tokens: Tensor) -> Tensor:
+    """Tokens [n, t] -> logits [n, t, 256].
+
+    Part by part, since the library's own forward makes its positions on the device of the
+    embedded tokens, and those have none where a replay needs no values of them.
+    """
+    inner = model.model
+    hidden = inner.embed_tokens(tokens)
+    places = torch.arange(tokens.shape[1], device=tokens.device)[None]
+    turns = inner.rotary_emb(places.float(), position_ids=places)
+    for layer in inner.layers:
+        hidden = layer(hidden, position_embeddings=turns)
+    logits: Tensor = model.lm_head(inner.norm(hidden))
     return logits
 
 

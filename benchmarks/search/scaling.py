@@ -174,6 +174,6 @@ def run(quick: bool, seed: int) -> dict[str, Figure]:
     for groups in GROUPS[:2] if quick else GROUPS:
         found = study(groups, seed, long=120.0 if quick else LONG)
         figures[f"{groups} groups: F until within 1 % of the best front known"] = at_most(
-            found["passes"], LONG / 10 * max(1.0, groups / 8), n=1, seeds=[seed], **found
+            found["passes"], LONG / 10 * max(1.0, groups / 8), n=1, seeds=[seed], study=found
         )
     return figures

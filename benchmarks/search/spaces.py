@@ -156,9 +156,13 @@ def vit(graph: Graph, rounding: Rounding) -> Space:
     """Bits of weights and of tensors, and tokens: 4^6.
 
     The first half of the layers with the patches, then, with fewer tokens, the rest; the last
-    layer and the classifier behind it have weights of their own.
+    layer and the classifier behind it have weights of their own.  What the first attention reads
+    stays as it is: its class token is the same for every image and holds values beyond those that
+    calibration picks, so that clipping it would hide all else.  The site of tokens may be closed
+    because torch does not export this library's network with fewer: nothing is exported here.
     """
     modules = [x.module for x in graph.layers]
+    attention = "vit.layers.0.attention.q_proj"
     half = (depth(graph, "vit.layers.") + 1) // 2
     cut = modules.index(f"vit.layers.{half}.attention.q_proj")
     share = tuple(KeepTokens(ratio=r) for r in (1.0, 0.75, 0.5, 0.25))
@@ -166,7 +170,7 @@ def vit(graph: Graph, rounding: Rounding) -> Space:
         graph=graph,
         choices=(
             weights(modules[:cut], WEIGHTS, rounding),
-            activations(inputs(graph, modules[:cut]), TENSORS),
+            activations([m for m in inputs(graph, modules[:cut]) if m != attention], TENSORS),
             Choice(site=f"vit.layers.{half - 1}.tokens", options=share),
             weights(modules[cut:-2], WEIGHTS, rounding),
             activations(inputs(graph, modules[cut:]), TENSORS),

@@ -70,14 +70,15 @@ class Measured:
 class Enumeration:
     """A space with every point measured.
 
-    family, network, variant: which.  recovery: name of what repaired every point.  bill: "size"
-    or "bitops".  costs: that of every point [points].  calibration: samples that
-    recovery saw.
+    family, network, variant: which.  weights: digest of the network's.  recovery: name of what
+    repaired every point.  bill: "size" or "bitops".  costs: that of every point [points].
+    calibration: samples that recovery saw.
     """
 
     family: str
     network: str
     variant: str
+    weights: str
     recovery: str
     bill: str
     space: Space
@@ -121,6 +122,7 @@ def write(e: Enumeration, path: Path) -> None:
         "family": e.family,
         "network": e.network,
         "variant": e.variant,
+        "weights": e.weights,
         "recovery": e.recovery,
         "bill": e.bill,
         "calibration": e.calibration,
@@ -163,7 +165,7 @@ def _enumeration(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) ->
         _measured(arrays, name, head["units"], n)
         for name, n in zip(("search", "held_out"), head["samples"], strict=True)
     ]
-    words = ("family", "network", "variant", "recovery", "bill", "calibration")
+    words = ("family", "network", "variant", "weights", "recovery", "bill", "calibration")
     return Enumeration(
         **{k: head[k] for k in words},
         space=load_space(head["space"]),

@@ -14,16 +14,23 @@ from allot.task import Data, Task, split
 from benchmarks.tasks import zoo
 
 CALIBRATE, SEARCH, HELD_OUT = 256, 96, 96
-EPOCHS, BATCH, RATE, DECAY, WARM = 14, 64, 1.5e-3, 0.05, 0.15
+EPOCHS, BATCH, RATE, DECAY, WARM = 30, 64, 2e-3, 0.05, 0.1
 PREPROCESS = "a grey 28x28 image of 0..255 as (x / 255 - 0.2860) / 0.3530; float32 [n, 1, 28, 28]"
-# name -> (training seed, layers) of those trained here, all 64 wide
+# name -> (training seed, layers) of those trained here: 64 wide, patches of 7x7 pixels
 TRAINED = {"vit_a": (1, 3), "vit_b": (2, 4)}
 NETWORKS = ("vit_fmnist", *TRAINED)
 
 
-def forward(model: nn.Module, images: Tensor) -> Tensor:
-    """Images [n, 1, 28, 28] -> logits [n, 10]."""
-    logits: Tensor = model(pixel_values=images).logits
+def forward(model: Any, images: Tensor) -> Tensor:
+    """Images [n, 1, 28, 28] -> logits [n, 10].
+
+    Part by part, since the library's own forward reads the weight of a layer that a stand-in
+    replaces, and makes a mask for as many tokens as there were at the start.
+    """
+    tokens = model.vit.embeddings(images)
+    for layer in model.vit.layers:
+        tokens = layer(tokens)
+    logits: Tensor = model.classifier(model.vit.layernorm(tokens)[:, 0])
     return logits
 
 
@@ -84,7 +91,7 @@ def initial(seed: int, layers: int) -> Any:
     """An untrained network; the global random state is left as it was."""
     config = library().ViTConfig(
         hidden_size=64, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=256,
-        image_size=28, patch_size=4, num_channels=1, num_labels=10,
+        image_size=28, patch_size=7, num_channels=1, num_labels=10,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
@@ -93,7 +100,7 @@ def initial(seed: int, layers: int) -> Any:
 
 
 def trained(data: Data, *, seed: int, layers: int) -> Any:
-    """AdamW on a one-cycle rate, images mirrored and shifted; the last epoch is kept."""
+    """AdamW on a one-cycle rate, images mirrored at random; the last epoch is kept."""
     assert isinstance(data.inputs, Tensor) and data.labels is not None
     generator = torch.Generator().manual_seed(seed)
     model = initial(seed, layers).train()
@@ -116,8 +123,6 @@ def trained(data: Data, *, seed: int, layers: int) -> Any:
 
 
 def varied(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Images mirrored half of the time, the batch shifted by up to two pixels: same shape."""
+    """Images mirrored half of the time: same shape."""
     mirror = torch.rand(len(x), generator=generator) < 0.5
-    x = torch.where(mirror[:, None, None, None], x.flip(3), x)
-    down, right = torch.randint(-2, 3, (2,), generator=generator).tolist()
-    return x.roll((down, right), (2, 3))
+    return torch.where(mirror[:, None, None, None], x.flip(3), x)

@@ -17,6 +17,7 @@ from allot.harm.repaired import Felt, corrections, merged
 from allot.harm.tape import taped
 from allot.harm.walk import columns
 from allot.option import Option
+from allot.options.width import kept_positions
 from allot.recover import LIGHT, affine, moments, recovered
 from allot.scene import Scene
 from allot.sweep import unwrapped
@@ -52,7 +53,7 @@ def test_corrections_are_those_of_recovery(make: Callable[[], nn.Module]) -> Non
             base = unwrapped(plain.get(name, s.bank.module(name)))
             gain, shift = (x.float() for x in found[k][name])
             size = unwrapped(module).state_dict()
-            stay = gain != 0 if len(gain) != rows(base) else torch.ones(len(gain)).bool()
+            stay = kept_positions(name, wanted, graph=s.bank.graph, stats=s.bank.stats)
             want = affine(base, gain[stay] + 1, shift[stay]).state_dict()
             for key, value in want.items():
                 assert torch.allclose(size[key], value, atol=1e-4)

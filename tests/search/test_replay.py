@@ -119,6 +119,9 @@ def test_a_stored_case_is_made_again_when_its_space_or_samples_changed(tmp_path:
     other = replace(k.task, search=k.task.search.subset(slice(0, 10)))
     assert not current(path, case, other, k.graph)
     assert not current(path, replace(case, variant=VARIANTS[1]), k.task, k.graph)
+    with torch.no_grad():
+        next(k.task.model.parameters()).mul_(1.01)
+    assert not current(path, case, k.task, k.graph)
 
 
 def trials(e: Enumeration, levels: list[dict[str, float]], evaluations: float) -> Trials:

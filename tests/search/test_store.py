@@ -35,6 +35,7 @@ def stored(*, units: int = 1, seed: int = 0) -> Enumeration:
         family="toy",
         network="chain",
         variant="plain",
+        weights="0123",
         recovery="no recovery",
         bill="size",
         space=type(k.space)(graph=k.graph, choices=choices),
@@ -86,7 +87,16 @@ def test_a_file_holds_all_that_was_written(tmp_path: Path, units: int) -> None:
     e = stored(units=units)
     store.write(e, tmp_path / "x.npz")
     back = store.read(tmp_path / "x.npz")
-    for name in ("family", "network", "variant", "recovery", "bill", "space", "calibration"):
+    for name in (
+        "family",
+        "network",
+        "variant",
+        "weights",
+        "recovery",
+        "bill",
+        "space",
+        "calibration",
+    ):
         assert getattr(e, name) == getattr(back, name), name
     assert np.array_equal(e.costs, back.costs)
     assert same(e.search, back.search)

@@ -123,3 +123,10 @@ def test_a_largest_sum_is_what_it_says_and_survives_a_file() -> None:
             for terms in memory.peaks
         ]
         assert memory.of(p) == max(sums) == again.of(p) == max(t.of(p) for t in memory.flat())
+
+
+def test_many_points_at_once_have_the_values_of_each() -> None:
+    case = draw(np.random.default_rng(6))
+    for table in (case.harm, _peaked(np.random.default_rng(6), case)):
+        values = table.over(np.array(case.points))
+        assert values == pytest.approx([table.of(p) for p in case.points], rel=1e-12)
