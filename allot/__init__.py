@@ -78,12 +78,15 @@ def compress(
     excludes: Sequence[str] = (),
     checked_in: Sequence[Target] = (OnnxRuntime(),),
     effort: Effort = EFFORT,
+    evaluations: float | None = None,
     resume: bool = False,
     time_limit: float | None = None,
+    workers: str = "",
+    source: str = "",
     report: Report = silent,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
-    """The whole job with the usual axes and target; see `allot.flow.compress`.
+    """The whole job with the usual axes, target and search; see `allot.flow.compress`.
 
     out: the folder to write, runs/NAME of the task where none is given.
     """
@@ -100,8 +103,11 @@ def compress(
         excludes=excludes,
         checked_in=checked_in,
         effort=effort,
+        evaluations=evaluations,
         resume=resume,
         time_limit=time_limit,
+        workers=workers,
+        source=source,
         report=report,
         tell=tell,
     )

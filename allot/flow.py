@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from allot import bill, memory, packed, setup
+from allot import bill, hiring, memory, packed, setup
 from allot import job as jobs
 from allot.bank import Bank
 from allot.calibrate import calibrate, needed
@@ -79,6 +79,7 @@ def compress(
     effort: Effort = EFFORT,
     resume: bool = False,
     time_limit: float | None = None,
+    workers: str = "",
     source: str = "",
     report: Report = silent,
     tell: Callable[[str], None] = lambda text: None,
@@ -90,7 +91,9 @@ def compress(
     file in.  signals: estimates of the harm of every option, the main one first (see
     `allot.harm`).  searcher: None for the closed loop of `allot.search`.  evaluations: forward
     passes over the search data that signals and search may take.  prepare: changes the task
-    before anything is calibrated.  source: how the task was named, for later commands.
+    before anything is calibrated.  workers: who measures plans, "" for this process (see
+    `allot.workers.connect`); they make the task again from its source.  source: how the task was
+    named, for them and for later commands.
     report(stage, share) and tell(sentence) are called as the job goes.
 
     Raises InputError and its kinds before long work starts, NotCertified when no plan within the
@@ -100,6 +103,7 @@ def compress(
     asked = jobs.budgets(budgets)
     most = math.inf if evaluations is None else evaluations
     setup.evaluations(most)
+    hiring.check(workers, source=source)
     stages = Stages(report, limit=time_limit)
     # the user's network is left as it is, also where it was handed over in training mode
     task = replace(task, model=copy.deepcopy(task.model).eval().requires_grad_(False))
@@ -149,7 +153,8 @@ def compress(
             setup.abandon(folder)
         raise
     method = Method(signals=signals, searcher=searcher, effort=effort, evaluations=most)
-    found = explore(run, method, limits=limits)
+    with hiring.hired(run, evaluator, workers=workers, source=source):
+        found = explore(run, method, limits=limits)
     run.single = found.harm[0]
     with stages.stage("finalists") as progress:
         front, preferred = finalists(

@@ -1,10 +1,10 @@
 """Surrogate: what every plan will lose, believed from cheap signals and from plans measured.
 
 log f(x) = c + (1 + w) log q(x) + sum_g a[g, x_g] + sum_(g,h) b[g, h, x_g, x_h] + r(x): a
-signal's word q, corrected by an additive and a pair residual and by what is each plan's own, all
-Gaussian a priori.  Which signal to believe and how far is decided by evidence: every hypothesis
-(a signal, sizes of the residuals) weighs what it makes likely of the measured plans (MacKay
-1992).
+signal's word q, corrected by an additive residual, by one of pairs, and by what neighbours share
+(their covariance falls with the number of choices in which they differ), all Gaussian a priori.
+Which signal to believe and how far is decided by evidence: every hypothesis (a signal, sizes of
+the residuals) weighs what it makes likely of the measured plans (MacKay 1992).
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ Index = NDArray[np.intp]
 LEVEL, TRUST = 2.0, 0.25
 _OWN = (0.1, 0.3, 0.9)
 _PAIR = (0.3, 1.0)
-_REST = (0.01, 0.04)
+_NEAR = (0.02, 0.08, 0.3)
+_NOISE = 0.01
+# choices in which two plans differ when their own residuals have 1/e in common
+_REACH = 3.0
 # a hypothesis of less weight than this says nothing
 _LEAST_WEIGHT = 0.02
 # a divergence below this [nats] is as good as none
@@ -123,13 +126,13 @@ def edges(counts: Sequence[int], experts: Sequence[Table]) -> tuple[tuple[int, i
 
 @dataclass(frozen=True, kw_only=True)
 class Hypothesis:
-    """expert: the signal believed.  own, pair, rest: spreads of the residuals, in log divergence:
-    of options, of pairs, and of each plan."""
+    """expert: the signal believed.  own, pair, near: spreads of the residuals, in log divergence:
+    of options, of pairs, and of neighbourhoods."""
 
     expert: int
     own: float
     pair: float
-    rest: float
+    near: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,15 +141,26 @@ class Products:
 
     own: Array
     pairs: Array
+    near: Array
 
     def covariance(self, h: Hypothesis, a: Array, b: Array) -> Array:
         """Prior covariance; a, b: logs of the expert's word, less the same shift."""
         trust = TRUST**2 * np.outer(a, b)
-        return LEVEL**2 + trust + h.own**2 * self.own + h.pair**2 * self.pairs
+        residual = h.own**2 * self.own + h.pair**2 * self.pairs + h.near**2 * self.near
+        return LEVEL**2 + trust + residual
 
 
 def products(a: Known, b: Known) -> Products:
-    return Products(own=a.own @ b.own.T, pairs=a.pairs @ b.pairs.T)
+    own = a.own @ b.own.T
+    return Products(own=own, pairs=a.pairs @ b.pairs.T, near=_near(own, a))
+
+
+def _near(own: Array, known: Known) -> Array:
+    """exp(-d / reach) for points that differ in d choices; own: share of equal choices."""
+    # an indicator is 1 / sqrt(choices) where it is not 0
+    choices = 1 / float(known.own[0].max()) ** 2 if len(known.own) else 1.0
+    found: Array = np.exp((own - 1) * choices / _REACH)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,6 +190,7 @@ class Belief:
         """Mean log divergence at points; by weights of their features, so it is cheap."""
         seen, total = self.seen, np.zeros(known.words.shape[1])
         own, pairs = np.zeros(seen.own.shape[1]), np.zeros(seen.pairs.shape[1])
+        near = np.zeros(len(seen.own))
         for weight, p in zip(self.weights, self.posteriors, strict=True):
             h = p.hypothesis
             slope = TRUST**2 * float((seen.words[h.expert] - p.shift) @ p.solved)
@@ -183,7 +198,9 @@ class Belief:
             total += weight * (LEVEL**2 * p.solved.sum() - slope * p.shift)
             own += weight * h.own**2 * (p.solved @ seen.own)
             pairs += weight * h.pair**2 * (p.solved @ seen.pairs)
-        return total + known.own @ own + known.pairs @ pairs
+            near += weight * h.near**2 * p.solved
+        shared = _near(known.own @ seen.own.T, seen)
+        return total + known.own @ own + known.pairs @ pairs + shared @ near
 
     def moments(self, known: Known) -> tuple[Array, Array]:
         """Mean and standard deviation of log divergence at points."""
@@ -208,15 +225,15 @@ class Belief:
         h = p.hypothesis
         prior = LEVEL**2 + (TRUST * (known.words[h.expert] - p.shift)) ** 2
         half = solve_triangular(p.factor, cross.T, lower=True)
-        return np.maximum(prior + h.own**2 + h.pair**2 - (half**2).sum(0), 0) + h.rest**2
+        return np.maximum(prior + h.own**2 + h.pair**2 + h.near**2 - (half**2).sum(0), 1e-10)
 
 
 def believe(seen: Known, logs: Array, errors: Array) -> Belief:
     """What to hold of all plans after seeing the logs [m] of some, with standard errors [m]."""
     shared = products(seen, seen)
     found = []
-    for expert, own, pair, rest in product(range(len(seen.words)), _OWN, _PAIR, _REST):
-        h = Hypothesis(expert=expert, own=own, pair=own * pair, rest=rest)
+    for expert, own, pair, near in product(range(len(seen.words)), _OWN, _PAIR, _NEAR):
+        h = Hypothesis(expert=expert, own=own, pair=own * pair, near=near)
         found.append(_posterior(h, seen, shared, logs, errors))
     evidence = np.array([p.evidence for p in found])
     weights = np.exp(evidence - evidence.max())
@@ -231,7 +248,7 @@ def _posterior(
     words = seen.words[h.expert]
     shift = float(np.mean(words))
     prior = shared.covariance(h, words - shift, words - shift)
-    factor = np.linalg.cholesky(prior + np.diag(h.rest**2 + errors**2)).astype(np.float64)
+    factor = np.linalg.cholesky(prior + np.diag(_NOISE**2 + errors**2)).astype(np.float64)
     solved = cho_solve((factor, True), logs - words)
     evidence = -0.5 * (logs - words) @ solved - np.log(np.diag(factor)).sum()
     return Posterior(

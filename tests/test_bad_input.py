@@ -90,7 +90,7 @@ def test_a_mistake_in_the_users_own_file_keeps_its_traceback(tmp_path: Path) -> 
         ("size=-3%", "no amount"),
         ("size=12parsecs", "'parsecs' is no unit"),
         ("speed=12%", "'speed' is no bill"),
-        ("latency=50%", "ideal states size, bitops, not latency"),
+        ("latency=50%", "ideal states size, bitops, memory, not latency"),
     ],
 )
 def test_a_budget_that_means_nothing_is_refused(

@@ -50,6 +50,15 @@ Evaluations = Annotated[
         show_default=False,
     ),
 ]
+Workers = Annotated[
+    str,
+    typer.Option(
+        metavar="WHO",
+        help="Who measures plans: a number of processes, ray for a cluster of this machine, or "
+        "ray://HOST:PORT.",
+        show_default=False,
+    ),
+]
 TargetName = Annotated[
     str,
     typer.Option("--target", metavar="NAME", help="The runtime to make the network for."),

@@ -66,7 +66,7 @@ def _benchmark(name: str) -> ModuleType:
     folder = _ROOT / "benchmarks"
     if not folder.is_dir():
         raise InputError("benchmarks are in the source checkout; there is none around this allot")
-    if not name.isidentifier() or not (folder / f"{name}.py").is_file():
+    if name not in _benchmarks(folder):
         raise InputError(f"no benchmark {name!r}; there are {', '.join(_benchmarks(folder))}")
     if str(_ROOT) not in sys.path:
         sys.path.insert(0, str(_ROOT))
@@ -77,7 +77,10 @@ def _benchmark(name: str) -> ModuleType:
 
 
 def _benchmarks(folder: Path) -> list[str]:
-    return sorted(f.stem for f in folder.glob("*.py") if "\ndef run(" in f.read_text())
+    files = [*folder.glob("*.py"), *folder.glob("*/__init__.py")]
+    names = [f.parent.name if f.stem == "__init__" else f.stem for f in files]
+    runs = ["\ndef run(" in f.read_text() for f in files]
+    return sorted(n for n, ok in zip(names, runs, strict=True) if ok)
 
 
 def doctor(json: a.Json = False) -> None:

@@ -71,6 +71,7 @@ def compress(
             show_default=False,
         ),
     ] = None,
+    workers: a.Workers = "",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted job in --out.")
     ] = False,
@@ -118,6 +119,7 @@ def compress(
                 evaluations=passes,
                 resume=resume,
                 time_limit=time_limit,
+                workers=workers,
                 source=task,
                 report=report,
                 tell=stream.say,

@@ -17,13 +17,16 @@ from allot.harm.walk import Columns, Directions, columns, replays, walk
 from allot.scene import Scene
 from allot.table import Table, Term, Vectors
 
+# calibration samples that each option's own repair sees: it costs that share of a pass per option
+_REPAIRED_ON = 64
+
 
 def fisher(
     scene: Scene,
     *,
     progress: Callable[[float], None] = lambda share: None,
     draws: int = 2,
-    samples: int | None = None,
+    samples: int = 256,
     matched: bool = True,
     batch: int = 64,
 ) -> Table:
@@ -35,13 +38,13 @@ def fisher(
     columns is the divergence to second order in the changes.  The pairwise matrix of CLADO (Deng
     et al. 2025) and the diagonal of MPQCO, without their passes.
 
-    samples: of the search data, the first so many; all by default.  matched: what the evaluator's
+    samples: of the search data, the first so many.  matched: what the evaluator's
     recovery corrects with the option alone, in its own tensor and in all after it, counts as part
     of the change (one recovery per option, `repaired`).  Dropped blocks, and options that change
     no tensor of equal shape, are run through the whole network and felt at its outputs (`atoms`,
     one F each).  All is counted from the float original, whatever the first options are.
     """
-    data = scene.data if samples is None else scene.data.subset(slice(0, samples))
+    data = scene.data.subset(slice(0, samples))
     table, whole = columns(scene)
     table, corrected = _repaired(scene, table, matched=matched)
     felt = Felt(scene, corrected)
@@ -80,7 +83,7 @@ def fisher_diagonal(
     *,
     progress: Callable[[float], None] = lambda share: None,
     draws: int = 2,
-    samples: int | None = None,
+    samples: int = 256,
     matched: bool = True,
     batch: int = 64,
 ) -> Table:
@@ -117,4 +120,5 @@ def _repaired(
         return table, {}
     every = [(c, o) for c in scene.space.choices for o in c.options]
     wanted = {k: dict.fromkeys((every[k][0].site, *every[k][0].tied), every[k][1]) for k in table}
-    return merged(table, corrections(scene, wanted, samples=recovery.samples))
+    samples = min(recovery.samples, _REPAIRED_ON)
+    return merged(table, corrections(scene, wanted, samples=samples))

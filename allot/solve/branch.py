@@ -219,7 +219,7 @@ def _solve(case: Case, problem: Problem, dual: Dual, state: State) -> tuple[Stat
     span = _span(state, root, case)
     floored = program.floored(left, limits, root)
     rows = program.build(left, limits, span=span, base=root, floored=floored)
-    gap = case.gap / 2 * abs(state.harm) if state.point is not None else span
+    gap = 0.9 * case.gap * abs(state.harm) if state.point is not None else span
     answer = highs.search(rows, seconds=case.seconds, gap=gap / (2 * span), nodes=case.nodes)
     if not answer.feasible and not many:
         return state.raised(aim), state.point is not None

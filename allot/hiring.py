@@ -1,0 +1,51 @@
+"""Hiring: for a while, a job's plans are measured by workers instead of here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from allot.errors import InputError
+from allot.in_process import InProcess
+from allot.recover import STEADY
+from allot.run import Run
+from allot.workers import connect
+from allot.workers.distributed import Distributed
+from allot.workers.order import Factory, order
+
+
+def check(workers: str, *, source: str) -> None:
+    """Raises InputError for what names no workers, or where they could not make the task."""
+    if not workers:
+        return
+    connect.check(workers)
+    if not source:
+        raise InputError(
+            "workers make the task again from its source; give source= a name that they find too, "
+            'like "package.module:function"'
+        )
+
+
+@contextmanager
+def hired(run: Run, inner: InProcess, *, workers: str, source: str) -> Iterator[None]:
+    """The run's evaluator hands its plans to workers inside; nothing changes without any.
+
+    Losses, counts and memo are those of `inner`, whoever measured them.
+    """
+    if not workers:
+        yield
+        return
+    given = order(
+        inner,
+        factory=Factory(source=source, seed=run.job.seed),
+        recovery=STEADY,
+        bank=run.bank,
+        folder=run.folder / "bank",
+    )
+    crew = connect.connect(workers, given, folder=run.folder / "workers")
+    run.evaluator = distributed = Distributed(inner, crew)
+    try:
+        yield
+    finally:
+        distributed.close()
+        run.evaluator = inner
