@@ -33,9 +33,7 @@ from allot.front import Front as Front
 from allot.front import Measured as Measured
 from allot.onnx_graph import to_onnx as to_onnx
 from allot.option import Option as Option
-from allot.options import depth as depth
 from allot.options import precision as precision
-from allot.options import tokens as tokens
 from allot.options import width as width
 from allot.part import Part as Part
 from allot.plan import Plan as Plan

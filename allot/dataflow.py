@@ -54,12 +54,18 @@ class Dataflow:
 
         touched: modules with a stand-in, whose boundaries may compute something.
         """
-        steps = [s for s in self.steps if s.inside.isdisjoint(ended)]
+        steps = self._outside(ended)
         ghosts, run = set(ended), set(touched) - set(ended)
         while found := self._real(steps, ghosts, run):
             ghosts -= found
-        reached = {s.module for s in steps if s.module in ended}
-        return frozenset(reached - ghosts)
+        return self.reached(ended) - ghosts
+
+    def reached(self, ended: Collection[str]) -> frozenset[str]:
+        """Replayed modules that are called when all of `ended` are: none inside another."""
+        return frozenset(s.module for s in self._outside(ended) if s.module in ended)
+
+    def _outside(self, ended: Collection[str]) -> list[Step]:
+        return [s for s in self.steps if s.inside.isdisjoint(ended)]
 
     def _real(
         self, steps: list[Step], ghosts: Collection[str], touched: Collection[str]

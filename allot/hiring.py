@@ -9,7 +9,8 @@ from allot.errors import InputError
 from allot.in_process import InProcess
 from allot.recover import STEADY
 from allot.run import Run
-from allot.workers import connect
+from allot.workers.connect import check as check_name
+from allot.workers.connect import connect
 from allot.workers.distributed import Distributed
 from allot.workers.order import Factory, order
 
@@ -18,7 +19,7 @@ def check(workers: str, *, source: str) -> None:
     """Raises InputError for what names no workers, or where they could not make the task."""
     if not workers:
         return
-    connect.check(workers)
+    check_name(workers)
     if not source:
         raise InputError(
             "workers make the task again from its source; give source= a name that they find too, "
@@ -42,7 +43,7 @@ def hired(run: Run, inner: InProcess, *, workers: str, source: str) -> Iterator[
         bank=run.bank,
         folder=run.folder / "bank",
     )
-    crew = connect.connect(workers, given, folder=run.folder / "workers")
+    crew = connect(workers, given, folder=run.folder / "workers")
     run.evaluator = distributed = Distributed(inner, crew)
     try:
         yield

@@ -16,6 +16,8 @@ from allot.table import Array, Table, Term
 
 # of one solve; far more than its nodes take, since what ends by the clock ends elsewhere next time
 SECONDS = 120.0
+# relative, at which a solve ends: candidates are ranked afterwards, with their neighbours
+_GAP = 2e-2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,7 +97,7 @@ class Solver:
     nodes: int
 
     def least(
-        self, line: Line, limits: Mapping[str, float], *, start: Point, steps: int = 2
+        self, line: Line, limits: Mapping[str, float], *, start: Point, steps: int = 1
     ) -> Point:
         """The point of least value within limits, from the tangent at a start on; each tangent is
         solved exactly.  Raises BudgetError where nothing is within."""
@@ -110,7 +112,7 @@ class Solver:
                 floor=False,
                 time_limit=SECONDS,
                 nodes=self.nodes,
-                gap=1e-2,
+                gap=_GAP,
             )
             if found.point == point:
                 break

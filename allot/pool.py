@@ -65,7 +65,7 @@ class Optima:
         draws: int,
         nodes: int,
         seed: int,
-        solves: int = 5,
+        solves: int = 2,
     ) -> None:
         self.trials, self.model, self.draws, self.solves = trials, model, draws, solves
         self._turn = 0

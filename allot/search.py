@@ -22,7 +22,7 @@ from allot.trials import Limits, Trials
 # candidates whose improvement is computed in full
 _CANDIDATES = 300
 # relative gap at which a solve of the first plans stops
-_GAP = 5e-3
+_GAP = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,10 @@ class Effort:
     """
 
     levels: int = 16
-    rounds: int = 10
+    rounds: int = 8
     batch: int = 4
     draws: int = 1
-    nodes: int = 60
+    nodes: int = 20
     tolerance: float = 1e-4
 
 

@@ -1,114 +1,31 @@
-"""Stations: stand in every module's place; each runs what is in it and records, or replays."""
+"""Stations: all of a network, and what they replay from each boundary on.
+
+A replay stands for a plain run as long as modules run in the order of the watched one.  Where a
+network shows that it decides by values that were ghosts, or runs its modules in another order,
+less is replayed from then on: real values alone, then nothing.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from allot.bank import Bank
-from allot.dataflow import one_tensor, watched
-from allot.ghost import Memory, ghost
-from allot.provenance import tensors
-from allot.task import Task
+from allot.dataflow import watched
+from allot.station import Now, Record, Station
+from allot.task import Inputs, Task
+from allot.trie import first_starts
 
-
-@dataclass(eq=False, slots=True, kw_only=True)
-class Record:
-    """Output of a module: its values (None where nothing will read them) and its shape.
-
-    rest: None for a bare tensor, else what follows it in a tuple.  copied: whether something may
-    change it in place, so that it is copied.  saved: kept elsewhere, so it counts there.
-    """
-
-    tensor: Tensor | None
-    shape: torch.Size
-    dtype: torch.dtype
-    rest: tuple[Any, ...] | None
-    copied: bool
-    saved: bool = False
-
-    def again(self) -> Any:
-        """The values."""
-        assert self.tensor is not None
-        y = self.tensor.clone() if self.copied else self.tensor
-        return y if self.rest is None else (y, *self.rest)
-
-    def ghost(self, memory: Memory) -> Any:
-        """The shape alone."""
-        y = ghost(self.shape, self.dtype, memory)
-        return y if self.rest is None else (y, *self.rest)
-
-
-@dataclass(kw_only=True, eq=False)
-class Now:
-    """What all stations look at: modules that ended before `start` are replayed.
-
-    live: those of them whose values are read.  left: bytes that may still be recorded.
-    shapes: what ops make of ghosts.
-    """
-
-    start: float = -1.0
-    live: Collection[str] = frozenset()
-    left: int = 0
-    shapes: Memory = field(default_factory=dict)
-
-
-class Station(nn.Module):
-    """One module's place. end: when it ends in `graph.order`; infinite where it is never
-    replayed.  needed: whether any boundary reads its values."""
-
-    is_wrapper: ClassVar[bool] = True
-
-    def __init__(self, name: str, inner: nn.Module, *, now: Now, end: float) -> None:
-        nn.Module.__init__(self)
-        self.inner = inner
-        self.name, self.now, self.end = name, now, end
-        self.needed = self.copied = False
-        self.record: Record | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        # a forward may look at attributes of its modules
-        inner = self.__dict__["_modules"]["inner"]
-        return inner if name == "inner" else getattr(inner, name)
-
-    def put(self, inner: nn.Module) -> None:
-        """Switches what runs here."""
-        self._modules["inner"] = inner
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        record = self.record
-        if self.end < self.now.start and record is not None:
-            return record.again() if self.name in self.now.live else record.ghost(self.now.shapes)
-        y = self._modules["inner"](*args, **kwargs)  # type: ignore[misc]
-        if self.end < math.inf:
-            self._take((args, kwargs), y)
-        return y
-
-    def _take(self, given: Any, output: Any) -> None:
-        """Keeps the output where it is needed, its own and within the budget."""
-        self._forget()
-        if not one_tensor(output):
-            return
-        y, rest = (output, None) if isinstance(output, Tensor) else (output[0], output[1:])
-        self.record = Record(
-            tensor=None, shape=y.shape, dtype=y.dtype, rest=rest, copied=self.copied
-        )
-        # a stand-in may hand on its input: then a later change of one is a change of the other
-        shared = self.copied and any(_same_storage(x, y) for x in tensors(given))
-        if self.needed and y.nbytes <= self.now.left and not shared:
-            self.now.left -= y.nbytes
-            self.record.tensor = y.clone() if self.copied else y
-
-    def _forget(self) -> None:
-        if self.record is not None and self.record.tensor is not None and not self.record.saved:
-            self.now.left += self.record.tensor.nbytes
-        self.record = None
+# what code may raise that meets tensors of another kind or values than it was written for
+_ODD = (
+    RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError,
+    ArithmeticError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,24 +52,76 @@ class Stations:
         touched: Collection[str],
         most_bytes: int,
     ) -> None:
-        self.bank, self.most_bytes = bank, most_bytes
+        self.task, self.bank, self.most_bytes = task, bank, most_bytes
         self.now = Now(left=most_bytes)
-        flow = watched(bank.skeleton, task.forward, task.example())
-        order = enumerate(bank.graph.order)
+        self.flow = watched(bank.skeleton, task.forward, task.example())
+        begun, order = first_starts(bank.graph.order), enumerate(bank.graph.order)
         # each of them is called once
-        ends = {n: i for i, (n, event) in order if event == "end" and n in flow.replayable}
-        self.boundaries = [
-            Boundary(start=s, live=flow.read({n for n, e in ends.items() if e < s}, touched))
-            for s in sorted(set(starts))
-        ]
+        ends = {n: i for i, (n, event) in order if event == "end" and n in self.flow.replayable}
         self.by_name: dict[str, Station] = {
-            n: Station(n, bank.module(n), now=self.now, end=ends.get(n, math.inf))
+            n: Station(
+                n, bank.module(n), now=self.now, begin=begun.get(n, -1), end=ends.get(n, math.inf)
+            )
             for n in dict.fromkeys((*ends, *touched))
         }
-        for name in frozenset().union(*(b.live for b in self.boundaries)):
-            self.by_name[name].needed = True
-        for name in set(ends) - flow.calm:
+        for name in set(ends) - self.flow.calm:
             self.by_name[name].copied = True
+        self._bound({s: self.flow.read(self._ended(s), touched) for s in sorted(set(starts))})
+        self._try()
+
+    def _ended(self, start: int) -> frozenset[str]:
+        return frozenset(n for n, s in self.by_name.items() if s.end < start)
+
+    def _bound(self, live: Mapping[int, frozenset[str]]) -> None:
+        """Boundaries at these starts, with the stations whose values are read there."""
+        self.boundaries = [Boundary(start=s, live=names) for s, names in live.items()]
+        needed = frozenset().union(*live.values())
+        for name, station in self.by_name.items():
+            station.needed = name in needed
+
+    def _try(self) -> None:
+        """Replays the example from every boundary; less where the output is not the plain one."""
+        example = self.task.example()
+        with self.installed() as model, torch.no_grad():
+            self.from_start()
+            plain = self.run(model, example)
+            for b in tuple(self.boundaries):
+                self.seek(b.start)
+                while not torch.equal(self.run(model, example), plain) and self.boundaries:
+                    self._replay_less()
+                    self.seek(b.start)
+        self.load({})
+
+    def run(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        """What the installed network puts out, from where was sought last.
+
+        Where that fails it is run from the start, and less is replayed from then on.
+        """
+        replays = self.now.start >= 0
+        try:
+            output = self.task.forward(model, inputs)
+        except _ODD:
+            if not replays:
+                raise
+        else:
+            if not (self.now.strayed or output.is_meta):
+                return output
+            if not replays:
+                self._replay_less()
+                return output
+        self._replay_less()
+        self.from_start()
+        return self.run(model, inputs)
+
+    def _replay_less(self) -> None:
+        """Values alone after ghosts; nothing after values, or where modules ran out of order."""
+        again = self.now.ghosts and not self.now.strayed
+        self.now.ghosts = False
+        # what ran on wrong values recorded them
+        for station in self.by_name.values():
+            station.forget()
+        starts = [b.start for b in self.boundaries] if again else []
+        self._bound({s: self.flow.reached(self._ended(s)) for s in starts})
 
     @contextmanager
     def installed(self) -> Iterator[nn.Module]:
@@ -177,6 +146,7 @@ class Stations:
     def from_start(self) -> None:
         """Everything is run next."""
         self.now.start, self.now.live = -1.0, frozenset()
+        self.now.latest, self.now.strayed = -1, False
 
     def seek(self, start: int) -> None:
         """What ended before `start` is replayed next; less where its records are not there."""
@@ -188,7 +158,7 @@ class Stations:
 
     def _held(self, name: str) -> bool:
         record = self.by_name[name].record
-        return record is not None and record.tensor is not None
+        return record is not None and record.whole
 
     def save(self, most_bytes: int) -> dict[str, Record]:
         """All records, values up to `most_bytes`; they stay as they are whatever runs next."""
@@ -206,7 +176,3 @@ class Stations:
         for name, station in self.by_name.items():
             station.record = records.get(name)
         self.now.left = self.most_bytes
-
-
-def _same_storage(x: Tensor, y: Tensor) -> bool:
-    return x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from allot import probe
 from allot.bank import Bank
 from allot.errors import ModelError
+from allot.options.standins import inner_attribute
 from allot.places import Place, Places
 from allot.recover import Correction, Moments, Recovery, corrected, matched, moments
 from allot.space import Point, Space
@@ -48,9 +50,15 @@ class Matcher(nn.Module):
         self.found, y = matched(self.inner(x), self.goal, self.dim)
         return y
 
+    def __getattr__(self, name: str) -> Any:
+        return inner_attribute(self, name)
+
 
 class Stream:
     """Runs sorted points of a space over batches of inputs; replays what they share.
+
+    A network that decides by values what it runs may be replayed less or not at all (`Stations`);
+    what it puts out is that of plain runs all the same.
 
     most_bytes: of activations held for one batch, and once more of those kept of the space's
     first point for all batches; what goes beyond is run again.
@@ -102,7 +110,7 @@ class Stream:
         with stations.installed() as model, torch.no_grad():
             stations.put({p.name: put(p) for p in self._places.all})
             stations.from_start()
-            output = self.task.forward(model, inputs)
+            output = stations.run(model, inputs)
         records = stations.save(self._left)
         self._left -= sum(r.tensor.nbytes for r in records.values() if r.tensor is not None)
         return Base(inputs=inputs, output=output, records=records)
@@ -196,7 +204,7 @@ class Stream:
                 start, module = self.tree.starts[rank], put(i)
                 stations.put({p.name: module(p) for p in self._places.all if p.start >= start})
                 stations.seek(start)
-                each(i, self.task.forward(model, base.inputs))
+                each(i, stations.run(model, base.inputs))
                 before = point
 
     def _not_finite(self, point: Point, inputs: Inputs) -> str:

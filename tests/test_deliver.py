@@ -21,6 +21,7 @@ from allot.clock import Clock
 from allot.deliver import Delivery, build, proven, refused, verified
 from allot.errors import DataError, JobError, ParityError
 from allot.front import Front, Measured
+from allot.in_process import InProcess
 from allot.job import Job
 from allot.ledger import sample_digests
 from allot.plan import weights_digest
@@ -45,8 +46,11 @@ def run(folder: Path, *, max_drop: float = 20.0, **changes: object) -> Run:
     path, memo = setup.folder(folder, job, k.task, resume=folder.exists())
     clock = Clock(k.task, k.bank, target=Ideal(), workload=Workload(), memo=memo)
     originals = {"size": float(k.graph.folded_bytes), "bitops": 1.0}
+    evaluator = InProcess(
+        space=k.space, task=k.task, bank=k.bank, data=k.task.search, recovery=LIGHT, memo=memo,
+    )  # fmt: skip
     return Run(
-        task=k.task, job=job, folder=path, target=Ideal(), workload=Workload(), stages=Stages(),
+        evaluator=evaluator, task=k.task, job=job, folder=path, target=Ideal(), workload=Workload(), stages=Stages(),
         bank=k.bank, space=k.space, meter=k.meter, memo=memo, clock=clock, originals=originals,
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from allot.ghost import Ghost, Memory, ghost
 
+CPU = torch.device("cpu")
 OPS: tuple[Callable[[Tensor], Tensor], ...] = (
     functional.relu,
     lambda x: x + x,
@@ -34,7 +35,7 @@ OPS: tuple[Callable[[Tensor], Tensor], ...] = (
 def test_shapes_are_those_of_real_tensors_each_time(op: Callable[[Tensor], Tensor]) -> None:
     memory: Memory = {}
     for shape in ((2, 4, 6, 6), (3, 4, 6, 6), (2, 4, 6, 6)):
-        want, got = op(torch.zeros(shape)), op(ghost(torch.Size(shape), torch.float32, memory))
+        want, got = op(torch.zeros(shape)), op(ghost(torch.Size(shape), torch.float32, memory, CPU))
         assert isinstance(got, Ghost) and got.is_meta
         assert got.shape == want.shape and got.stride() == want.stride()
         assert got.dtype == want.dtype
@@ -43,7 +44,7 @@ def test_shapes_are_those_of_real_tensors_each_time(op: Callable[[Tensor], Tenso
 def test_a_change_of_shape_in_place_touches_nothing_remembered() -> None:
     memory: Memory = {}
     for _ in range(2):
-        x = ghost(torch.Size((2, 3)), torch.float32, memory)
+        x = ghost(torch.Size((2, 3)), torch.float32, memory, CPU)
         y = torch.relu(x)
         y.unsqueeze_(0)
         y += 1
@@ -51,7 +52,7 @@ def test_a_change_of_shape_in_place_touches_nothing_remembered() -> None:
 
 
 def test_values_are_refused() -> None:
-    x = ghost(torch.Size((2,)), torch.float32, {})
+    x = ghost(torch.Size((2,)), torch.float32, {}, CPU)
     with pytest.raises((RuntimeError, NotImplementedError)):
         x.sum().item()
     with pytest.raises(RuntimeError):

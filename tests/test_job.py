@@ -121,6 +121,7 @@ OTHER = {
     "seed": 4,
     "pins": (),
     "excludes": ("re:head", "re:conv"),
+    "method": ("harm.hawq",),
 }
 
 

@@ -17,9 +17,11 @@ HOUSE = ROOT / "allot"
 PUBLIC = """
     AXES AllotError Artefact Axis Bank Data Effort Front Graph Ideal InputError JobError Measured
     NotCertified OnnxRuntime OpenVino Option Outcome Part Plan Report Space Statement Table Target
-    Task Workload calibrate compress depth deploy fixed_sequence load network precision split state
-    state_agreement to_onnx tokens trace width
+    Task Workload calibrate compress deploy fixed_sequence load network precision split state
+    state_agreement to_onnx trace width
 """.split()
+# what a helper that asserts is called
+HELPERS = ("assert_", "same_", "holds_", "check", "keeps_", "repeats_")
 NOUNS = set("errors files part site option space table plan front target task".split())
 ROOMS = {"num", "options", "solve", "harm", "runtimes", "report", "builtin", "recipes", "cli"}
 # libraries that only the one room that needs them imports, and not when it is imported
@@ -135,13 +137,16 @@ def functions_that_test(tree: ast.AST) -> Iterator[ast.FunctionDef]:
 
 
 def asserts(function: ast.AST) -> bool:
-    """Whether a function asserts something or expects an error (through a helper: `check...`)."""
+    """Whether a function asserts something or expects an error, perhaps through a helper that says
+    so in its name, or through a law of a module of laws."""
     for node in ast.walk(function):
         if isinstance(node, ast.Assert):
             return True
         if isinstance(node, ast.Call):
-            name = ast.unparse(node.func).rpartition(".")[2]
-            if name in ("raises", "warns") or name.startswith(("assert_", "same_", "holds_")):
+            module, _, name = ast.unparse(node.func).rpartition(".")
+            if name in ("raises", "warns", "law") or module == "laws":
+                return True
+            if name.startswith(HELPERS):
                 return True
     return False
 

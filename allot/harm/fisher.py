@@ -18,7 +18,7 @@ from allot.scene import Scene
 from allot.table import Table, Term, Vectors
 
 # calibration samples that each option's own repair sees: it costs that share of a pass per option
-_REPAIRED_ON = 64
+_REPAIRED_ON = 32
 
 
 def fisher(
@@ -26,7 +26,7 @@ def fisher(
     *,
     progress: Callable[[float], None] = lambda share: None,
     draws: int = 2,
-    samples: int = 256,
+    samples: int | None = None,
     matched: bool = True,
     batch: int = 64,
 ) -> Table:
@@ -38,13 +38,15 @@ def fisher(
     columns is the divergence to second order in the changes.  The pairwise matrix of CLADO (Deng
     et al. 2025) and the diagonal of MPQCO, without their passes.
 
-    samples: of the search data, the first so many.  matched: what the evaluator's
+    samples: of the search data, the first so many; half of them by default, but at least 128 and at
+    most 256.  matched: what the evaluator's
     recovery corrects with the option alone, in its own tensor and in all after it, counts as part
     of the change (one recovery per option, `repaired`).  Dropped blocks, and options that change
     no tensor of equal shape, are run through the whole network and felt at its outputs (`atoms`,
     one F each).  All is counted from the float original, whatever the first options are.
     """
-    data = scene.data.subset(slice(0, samples))
+    few = min(256, max(128, len(scene.data) // 2)) if samples is None else samples
+    data = scene.data.subset(slice(0, few))
     table, whole = columns(scene)
     table, corrected = _repaired(scene, table, matched=matched)
     felt = Felt(scene, corrected)
@@ -83,7 +85,7 @@ def fisher_diagonal(
     *,
     progress: Callable[[float], None] = lambda share: None,
     draws: int = 2,
-    samples: int = 256,
+    samples: int | None = None,
     matched: bool = True,
     batch: int = 64,
 ) -> Table:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from allot.option import Effect, Option, Statistic, Stats
-from allot.provenance import tensors
 from allot.site import Graph, Site, Touch
 from allot.space import Choice, Space
 from allot.target import Target
@@ -68,7 +67,7 @@ class Skipped(nn.Module):
 
 def first_tensor(inputs: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
     """The first tensor that a module was called with, in the order of its call."""
-    return tensors((inputs, named))[0]
+    return next(x for x in (*inputs, *named.values()) if isinstance(x, Tensor))
 
 
 def space(graph: Graph, target: Target) -> Space:

@@ -36,11 +36,27 @@ def shallow(module: _M) -> _M:
     return new
 
 
+def inner_attribute(module: nn.Module, name: str) -> Any:
+    """What a module around `inner` has itself under a name, else what `inner` has.
+
+    For a `__getattr__`: a network's forward may look at attributes of its modules.  Raises
+    AttributeError.
+    """
+    for kind in ("_parameters", "_buffers", "_modules"):
+        if name in module.__dict__.get(kind, {}):
+            return module.__dict__[kind][name]
+    inner = module.__dict__.get("_modules", {}).get("inner")
+    # how it is copied or stored is its own affair, also before it has anything inside
+    if inner is None or name.startswith("__"):
+        raise AttributeError(f"{type(module).__name__!r} object has no attribute {name!r}")
+    return getattr(inner, name)
+
+
 class QuantizedLayer(nn.Module):
     """A convolution or linear whose weight is always on its grid; trainable straight-through.
 
-    inner: the layer with float weights (on the grid until someone trains them).
-    scale: [out], signed.
+    inner: the layer with float weights (on the grid until someone trains them); what it has
+    besides can be read here.  scale: [out], signed.
     """
 
     def __init__(self, *, inner: nn.Conv2d | nn.Linear, scale: Tensor, fmt: Int) -> None:
@@ -50,15 +66,22 @@ class QuantizedLayer(nn.Module):
         self.scale: Tensor
         self.register_buffer("scale", scale.detach().clone().float())
 
+    def __getattr__(self, name: str) -> Any:
+        return inner_attribute(self, name)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight it computes with, on the grid."""
+        return _RoundThrough.apply(self.inner.weight, self.scale, self.fmt.lo, self.fmt.hi)
+
     def codes(self) -> Tensor:
         """Integer codes like the weight, as float."""
         return encode(self.inner.weight.detach(), self.scale, self.fmt)
 
     def forward(self, x: Tensor) -> Tensor:
-        w = _RoundThrough.apply(self.inner.weight, self.scale, self.fmt.lo, self.fmt.hi)
         if isinstance(self.inner, nn.Linear):
-            return nn.functional.linear(x, w, self.inner.bias)
-        return self.inner._conv_forward(x, w, self.inner.bias)
+            return nn.functional.linear(x, self.weight, self.inner.bias)
+        return self.inner._conv_forward(x, self.weight, self.inner.bias)
 
     def affine(self, gain: Tensor, shift: Tensor) -> QuantizedLayer:
         """The same codes with output gain * y + shift, both [out]; needs a bias to carry shift."""
@@ -82,7 +105,10 @@ class QuantizedLayer(nn.Module):
 
 
 class _Edge(nn.Module):
-    """Quantizes a tensor at the boundary of `inner`, one scale for the whole tensor."""
+    """Quantizes a tensor at the boundary of `inner`, one scale for the whole tensor.
+
+    What `inner` has can be read here too.
+    """
 
     is_wrapper: ClassVar[bool] = True
 
@@ -90,6 +116,9 @@ class _Edge(nn.Module):
         nn.Module.__init__(self)
         self.inner = inner
         self.scale, self.zero_point, self.bits = scale, zero_point, bits
+
+    def __getattr__(self, name: str) -> Any:
+        return inner_attribute(self, name)
 
     def quantize(self, x: Tensor) -> Tensor:
         return torch.fake_quantize_per_tensor_affine(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from allot.errors import InputError
 from allot.option import Effect, Option, Statistic, Stats, kept_tokens
 from allot.options.depth import first_tensor
+from allot.options.standins import inner_attribute
 from allot.part import Part
 from allot.site import Graph, Site, Touch
 from allot.space import Choice, Space
@@ -105,6 +106,9 @@ class Thinned(nn.Module):
     def __init__(self, *, inner: nn.Module, ratio: float, order: Order) -> None:
         nn.Module.__init__(self)
         self.inner, self.ratio, self.order = inner, ratio, order
+
+    def __getattr__(self, name: str) -> Any:
+        return inner_attribute(self, name)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         before = first_tensor(inputs, named).clone()  # blocks may work in place

@@ -14,7 +14,7 @@ from allot.errors import InputError
 from allot.task import Task, split
 from benchmarks.tasks import CLASSES, PREPROCESS, Block, images, zoo
 
-CALIBRATE, SEARCH, HELD_OUT = 256, 96, 96
+CALIBRATE, SEARCH, HELD_OUT = 256, 192, 96
 # name -> blocks per stage
 NETWORKS = {"resnet20": 3, "resnet20_jpeg": 3, "resnet44": 7}
 

@@ -13,7 +13,7 @@ from allot.errors import InputError, MissingError
 from allot.task import Data, Task, split
 from benchmarks.tasks import zoo
 
-CALIBRATE, SEARCH, HELD_OUT = 256, 96, 96
+CALIBRATE, SEARCH, HELD_OUT = 256, 192, 96
 EPOCHS, BATCH, RATE, DECAY, WARM = 30, 64, 2e-3, 0.05, 0.1
 PREPROCESS = "a grey 28x28 image of 0..255 as (x / 255 - 0.2860) / 0.3530; float32 [n, 1, 28, 28]"
 # name -> (training seed, layers) of those trained here: 64 wide, patches of 7x7 pixels
