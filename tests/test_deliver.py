@@ -50,8 +50,9 @@ def run(folder: Path, *, max_drop: float = 20.0, **changes: object) -> Run:
         space=k.space, task=k.task, bank=k.bank, data=k.task.search, recovery=LIGHT, memo=memo,
     )  # fmt: skip
     return Run(
-        evaluator=evaluator, task=k.task, job=job, folder=path, target=Ideal(), workload=Workload(), stages=Stages(),
-        bank=k.bank, space=k.space, meter=k.meter, memo=memo, clock=clock, originals=originals,
+        evaluator=evaluator, task=k.task, job=job, folder=path, target=Ideal(),
+        workload=Workload(), stages=Stages(), bank=k.bank, space=k.space, meter=k.meter,
+        memo=memo, clock=clock, originals=originals,
     )  # fmt: skip
 
 

@@ -44,15 +44,15 @@ def closed_loop(trials: Trials, *, harm: Sequence[Table], seed: int) -> None:
 def entries(case: Case) -> tuple[Entry, ...]:
     """The search, the strongest plain baseline, open loop, and the opponents.
 
-    Opponents whose signals take derivatives or data of their own are run on the digits alone,
-    where those are made in seconds.
+    Opponents whose signals take derivatives or data of their own are run on the recovered digits
+    alone, where those are made in seconds.
     """
     ours = (
         Entry(name=OURS, signals=("fisher",), searcher=closed_loop, drawn=True),
         Entry(name=PLAIN, signals=("one_at_a_time",), searcher=verified, drawn=False),
         Entry(name=OPEN, signals=("fisher",), searcher=open_loop, drawn=True),
     )
-    on_digits = case.network in DIGITS
+    on_digits = case.network in DIGITS and case.variant.name == "recovered"
     others = (
         Entry(name=o.name, signals=o.signals, searcher=o.searcher, drawn=not o.signals)
         for o in opponents.ALL
