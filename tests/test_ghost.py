@@ -57,3 +57,27 @@ def test_values_are_refused() -> None:
         x.sum().item()
     with pytest.raises(RuntimeError):
         torch.cat([x, torch.zeros(2)]).sum().item()
+
+
+def test_it_says_it_is_at_home_and_what_is_made_there_is_real() -> None:
+    x = ghost(torch.Size((2, 3)), torch.float32, {}, CPU)
+    assert x.device == CPU and (x + 1).device == CPU
+    real = torch.arange(3, device=x.device)
+    assert not real.is_meta and real.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "op",
+    (
+        lambda x: x.to(x.device),
+        lambda x: x.to(device=x.device, dtype=torch.float64),
+        lambda x: x.new_zeros(4, device=x.device),
+        lambda x: torch.zeros_like(x, device=x.device),
+    ),
+)
+def test_what_goes_or_is_made_where_it_is_has_no_values_either(
+    op: Callable[[Tensor], Tensor],
+) -> None:
+    got, want = op(ghost(torch.Size((2, 3)), torch.float32, {}, CPU)), op(torch.zeros(2, 3))
+    assert isinstance(got, Ghost) and got.is_meta
+    assert got.shape == want.shape and got.dtype == want.dtype

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.stats import binomtest
 
 from allot.search import Effort, search
@@ -19,7 +20,7 @@ from allot.searchers.knapsack import open_loop, verified
 from allot.table import Table
 from allot.trials import Trials
 from benchmarks.figures import Figure, at_most
-from benchmarks.search import opponents
+from benchmarks.search import opponents, plots
 from benchmarks.search.contest import PASSES, Entry
 from benchmarks.search.contest import run as contest
 from benchmarks.search.enumerate import Case, cases
@@ -50,7 +51,7 @@ def entries(case: Case) -> tuple[Entry, ...]:
     ours = (
         Entry(name=OURS, signals=("fisher",), searcher=closed_loop, drawn=True),
         Entry(name=PLAIN, signals=("one_at_a_time",), searcher=verified, drawn=False),
-        Entry(name=OPEN, signals=("fisher",), searcher=open_loop, drawn=True),
+        Entry(name=OPEN, signals=("fisher_thorough",), searcher=open_loop, drawn=True),
     )
     on_digits = case.network in DIGITS and case.variant.name == "recovered"
     others = (
@@ -186,8 +187,17 @@ def table(found: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
+def show(found: Sequence[Run], results: Path) -> None:
+    """Writes table and plots of a comparison."""
+    grouped = {s: [r for r in found if space_of(r) == s] for s in spaces(found)}
+    results.joinpath("search_spaces.md").write_text(table(found) + "\n")
+    plots.excess(grouped, results / "search_excess.svg")
+    plots.hypervolume(grouped, results / "search_hypervolume.svg")
+
+
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     every = runs(cases(False), cache())
-    print(table(every))
+    show(every, Path(__file__).parents[1] / "results")
     for name, f in figures(every).items():
         print(f"{'ok  ' if f['holds'] else 'MISS'} {f['value']:.4f} {f['bar']:g} n={f['n']} {name}")

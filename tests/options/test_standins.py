@@ -218,3 +218,27 @@ def test_gradients_pass_through_a_wrapper() -> None:
     x = torch.tensor([0.33, 9.0, -1.0], requires_grad=True)
     edge(x).sum().backward()
     assert x.grad is not None and [1.0, 0.0, 0.0] == x.grad.tolist()
+
+
+@pytest.mark.parametrize("make", LAYERS)
+def test_what_a_layer_has_can_be_read_through_what_stands_for_it(make: object) -> None:
+    layer = make()  # type: ignore[operator]
+    q = coded(layer, 4)
+    edge = QuantizedInput(inner=q, scale=0.1, zero_point=3, bits=4)
+    around = QuantizedOutput(inner=edge, scale=0.2, zero_point=5, bits=8)
+    for module in (q, edge, around):
+        assert torch.equal(module.weight, decode(q.codes(), q.scale))
+        assert module.weight.dtype == layer.weight.dtype and module.bias is q.inner.bias
+        names = ("in_features", "out_features") if isinstance(layer, nn.Linear) else ("stride",)
+        assert all(getattr(module, n) == getattr(layer, n) for n in names)
+    assert (
+        around.scale == 0.2 and edge.scale == 0.1 and torch.equal(around.inner.inner.scale, q.scale)
+    )
+
+
+def test_what_nobody_has_is_an_attribute_error_and_a_copy_is_whole() -> None:
+    edge = QuantizedOutput(inner=coded(conv(), 4), scale=0.1, zero_point=3, bits=4)
+    assert not hasattr(edge, "nothing") and not hasattr(edge.inner, "is_wrapper")
+    x = inputs(conv())
+    for twin in (copy.copy(edge), copy.deepcopy(edge)):
+        assert type(twin) is QuantizedOutput and torch.equal(edge(x), twin(x))
