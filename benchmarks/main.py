@@ -67,16 +67,17 @@ def table(figures: dict[str, Figure]) -> str:
     return "\n".join(rows)
 
 
-def show(results: Path, page: Path) -> None:
-    """Writes the table of a full run's results into the page, between its two marks."""
+def show(results: Path, page: Path, mark: str) -> None:
+    """Writes the table of a full run's results into the page, between the two marks of a name."""
     document = json.loads(results.read_text())
-    head, rest = page.read_text().split("<!-- tables", 1)
+    head, rest = page.read_text().split(f"<!-- {mark}:", 1)
     opening, tail = rest.split("-->", 1)
     machine = ", ".join(f"{k} {v}" for k, v in document["machine"].items())
     body = f"Commit {document['commit']}; {machine}.\n\n{table(document['figures'])}\n"
-    closing = tail[tail.index("<!-- end -->") :]
-    page.write_text(f"{head}<!-- tables{opening}-->\n\n{body}\n{closing}")
+    closing = tail[tail.index(f"<!-- end {mark} -->") :]
+    page.write_text(f"{head}<!-- {mark}:{opening}-->\n\n{body}\n{closing}")
 
 
 if __name__ == "__main__":
-    show(ROOT / "benchmarks/results/main.json", ROOT / "benchmarks/RESULTS.md")
+    for name in ("main", "search"):
+        show(ROOT / f"benchmarks/results/{name}.json", ROOT / "benchmarks/RESULTS.md", name)
