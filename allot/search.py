@@ -11,11 +11,12 @@ from scipy.special import ndtr
 
 from allot.errors import BudgetError
 from allot.lines import SECONDS
+from allot.measure import Loss
 from allot.pool import EVERYTHING, Candidates, Everything, Optima, Pool
 from allot.seen import Seen
 from allot.solve.milp import Solution, solve
 from allot.space import Point, Space
-from allot.surrogate import Belief, Model, believe, edges
+from allot.surrogate import LEAST, Belief, Model, believe, edges
 from allot.table import Array, Table
 from allot.trials import Limits, Trials
 
@@ -23,6 +24,8 @@ from allot.trials import Limits, Trials
 _CANDIDATES = 300
 # relative gap at which a solve of the first plans stops
 _GAP = 1e-2
+# standard errors by which a plan has to be worse to be dropped
+_SURE = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,8 @@ class Effort:
     measured in each.  draws: functions drawn from the belief for each.  nodes: of branch and
     bound at most in one solve; seconds would not give the same plans twice.  tolerance: the
     search ends when the next plan is expected to lower the mean log divergence over levels by
-    less.
+    less.  share: of the search data, on which plans are compared with the best before they are
+    measured on all; 1 for none of this.
     """
 
     levels: int = 16
@@ -40,6 +44,7 @@ class Effort:
     draws: int = 1
     nodes: int = 20
     tolerance: float = 1e-4
+    share: float = 1.0
 
 
 EFFORT = Effort()
@@ -70,6 +75,7 @@ class Search:
         self.model = Model(counts=counts, edges=edges(counts, harm), experts=experts)
         self.pool = _pool(trials, self.model, effort, seed)
         self.rounds = 0
+        self.screened: dict[Point, tuple[float, float]] = {}
 
     def run(self) -> None:
         """All rounds; raises Spent when the trials do."""
@@ -122,8 +128,32 @@ class Search:
     def step(self, levels: Sequence[Limits]) -> bool:
         """Measures the batch from which most is expected; False if that is too little."""
         picked = self.pick(levels)
-        self.trials.measure(list(picked), foretold=[(v, math.nan) for v in picked.values()])
+        kept = self.screen(list(picked), levels) if self.effort.share < 1 else list(picked)
+        self.trials.measure(kept, foretold=[(picked[p], math.nan) for p in kept])
         return bool(picked)
+
+    def screen(self, points: Sequence[Point], levels: Sequence[Limits]) -> list[Point]:
+        """The points that a part of the data does not show to be worse than the best plans.
+
+        Each is compared with the best plan of every level that it fits, on the same samples; who
+        is surely worse at all of them is not measured further, and what was seen of it counts as
+        an estimate with its error.
+        """
+        kept = []
+        losses = self.trials.screen(points, share=self.effort.share) if points else []
+        for p, loss in zip(points, losses, strict=True):
+            rivals = [self.trials.best(v) for v in levels if self.trials.fits(p, v)]
+            told = [
+                against(loss, self.trials.losses[r.point], r.divergence)
+                for r in rivals
+                if r is not None
+            ]
+            if len(told) < len(rivals) or any(gap <= _SURE * se for gap, se, _ in told):
+                kept.append(p)
+                continue
+            _, error, log = min(told, key=lambda t: t[1])
+            self.screened[p] = (log, error)
+        return kept
 
     def pick(self, levels: Sequence[Limits]) -> dict[Point, float]:
         """Points to measure next, each with the divergence expected of it [nats].
@@ -131,7 +161,7 @@ class Search:
         One after the other, each as if those before it had been measured to be what is believed
         (Ginsbourger et al. 2010); none where no more than the tolerance is expected.
         """
-        seen = Seen.of(self.trials, levels)
+        seen = Seen.of(self.trials, levels, self.screened)
         picked: dict[Point, float] = {}
         pool: Candidates | None = None
         for _ in range(self.effort.batch):
@@ -162,6 +192,18 @@ class Search:
         if total[top] < self.effort.tolerance:
             return None
         return int(rows[top]), float(mean[top])
+
+
+def against(loss: Loss, rival: Loss, divergence: float) -> tuple[float, float, float]:
+    """Log of a plan's divergence over its rival's on the same samples, the standard error of
+    that, and the log divergence [nats] that follows for all samples; divergence: the rival's.
+    """
+    a = np.array(loss.divergences)
+    b = np.array(rival.divergences[: len(a)])
+    ratio = max(a.mean(), LEAST) / max(b.mean(), LEAST)
+    error = float(np.std(a - ratio * b) / math.sqrt(len(a)) / max(a.mean(), LEAST))
+    gap = math.log(ratio)
+    return gap, max(error, 1e-6), math.log(max(divergence, LEAST)) + gap
 
 
 def _improvement(goal: Array, mean: Array, spread: Array) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from allot.table import Array
 from allot.trials import Limits, Trials
 
 Fits = NDArray[np.bool_]
+# plan -> log divergence as a part of the data tells it, and its standard error
+Screened = Mapping[Point, tuple[float, float]]
 
 # what lies above the front is asked to fit less well: standard error per log above it
 _OFF_FRONT = 0.03
@@ -24,23 +26,34 @@ _UNMET = 2.0
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Seen:
-    """points: [m, choices].  logs: of their divergence [m].  fits: [m, levels]."""
+    """points: [m, choices].  logs: of their divergence [m].  doubts: standard error of those that
+    only a part of the data told [m], 0 for the others.  fits: [m, levels]."""
 
     points: Index
     logs: Array
+    doubts: Array
     fits: Fits
 
     @staticmethod
-    def of(trials: Trials, levels: Sequence[Limits]) -> Seen:
-        points = np.array(list(trials.plans), dtype=np.intp).reshape(-1, len(trials.space.counts))
+    def of(trials: Trials, levels: Sequence[Limits], screened: Screened) -> Seen:
+        """What the trials measured, and estimates for plans that were screened out."""
+        every = [*trials.plans, *screened]
+        points = np.array(every, dtype=np.intp).reshape(-1, len(trials.space.counts))
         found = [math.log(max(m.divergence, LEAST)) for m in trials.plans.values()]
-        return Seen(points=points, logs=np.array(found), fits=within(trials, points, levels))
+        estimates = list(screened.values())
+        return Seen(
+            points=points,
+            logs=np.array(found + [log for log, _ in estimates]),
+            doubts=np.array([0.0] * len(found) + [doubt for _, doubt in estimates]),
+            fits=within(trials, points, levels),
+        )
 
     @property
     def best(self) -> Array:
         """The least log divergence at every level: [levels]."""
         worst = float(self.logs.max(initial=math.log(LEAST)))
-        return np.where(self.fits, self.logs[:, None], worst + _UNMET).min(0, initial=math.inf)
+        sure = self.fits & (self.doubts == 0)[:, None]
+        return np.where(sure, self.logs[:, None], worst + _UNMET).min(0, initial=math.inf)
 
     @property
     def errors(self) -> Array:
@@ -50,7 +63,7 @@ class Seen:
         """
         goal = np.where(self.fits, self.best[None, :], -math.inf).max(1, initial=-math.inf)
         goal = np.where(np.isfinite(goal), goal, self.logs.min())
-        found: Array = _OFF_FRONT * np.maximum(0.0, self.logs - goal)
+        found: Array = np.hypot(_OFF_FRONT * np.maximum(0.0, self.logs - goal), self.doubts)
         return found
 
     def with_point(self, point: Point, log: float, fits: Fits) -> Seen:
@@ -58,6 +71,7 @@ class Seen:
         return Seen(
             points=np.concatenate([self.points, np.array([point], dtype=np.intp)]),
             logs=np.append(self.logs, log),
+            doubts=np.append(self.doubts, 0.0),
             fits=np.concatenate([self.fits, fits[None, :]]),
         )
 

@@ -37,7 +37,7 @@ class Record:
     @property
     def whole(self) -> bool:
         """Whether the values are there, as they were."""
-        return self.tensor is not None and self.tensor._version == self.version
+        return self.tensor is not None and _version(self.tensor) == self.version
 
     def again(self) -> Any:
         """The values."""
@@ -100,10 +100,10 @@ class Station(nn.Module):
                 return record.again()
             if now.ghosts:
                 return record.ghost(now.shapes)
-        entered = [(t, t._version) for t in tensors((args, kwargs))]
+        entered = [(t, _version(t)) for t in tensors((args, kwargs))]
         y = self._modules["inner"](*args, **kwargs)  # type: ignore[misc]
         if self.end < math.inf:
-            now.strayed |= any(t._version != version for t, version in entered)
+            now.strayed |= any(_version(t) != version for t, version in entered)
             self._take((args, kwargs), y)
         return y
 
@@ -122,7 +122,7 @@ class Station(nn.Module):
         if self.needed and y.nbytes <= self.now.left and not shared:
             self.now.left -= y.nbytes
             self.record.tensor = kept = y.clone() if self.copied else y
-            self.record.version = kept._version
+            self.record.version = _version(kept)
 
     def forget(self) -> None:
         """Drops the record."""
@@ -133,3 +133,8 @@ class Station(nn.Module):
 
 def _same_storage(x: Tensor, y: Tensor) -> bool:
     return x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
+
+
+def _version(x: Tensor) -> int:
+    """How often a tensor was changed in place; always 0 in inference mode, which does not count."""
+    return 0 if x.is_inference() else x._version

@@ -17,11 +17,12 @@ import pytest
 from allot import search as searching
 from allot.harm.fisher import fisher
 from allot.in_process import InProcess
+from allot.measure import Loss
 from allot.memo import Memo
 from allot.pool import Optima
 from allot.recover import LIGHT
 from allot.scene import Scene
-from allot.search import Effort, Search, restrictions, search
+from allot.search import Effort, Search, against, restrictions, search
 from allot.space import Space
 from allot.table import Table, Term
 from allot.trials import Spent, Trials
@@ -130,6 +131,38 @@ def test_improvement_is_the_expected_fall_below_the_goal() -> None:
     draws = mean[:, None, None] + spread[:, None, None] * g.normal(size=(3, 1, 200_000))
     expected = np.maximum(0, goal[None, :, None] - draws).mean(2)
     np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+def test_plans_screened_out_are_worse_and_cost_less() -> None:
+    truth = synthetic.truth((3,) * 7, seed=2, third=0.3, samples=96)
+    trials = synthetic.trials(truth, evaluations=60, count=12)
+    loop = Search(trials, harm=[truth.alone()], seed=0, effort=replace(LONG, share=0.25, batch=6))
+    try:
+        loop.run()
+    except Spent:
+        pass
+    assert loop.screened and not set(loop.screened) & set(trials.plans)
+    assert trials.evaluator.spent <= 60 and excess(trials, truth) < 1.05
+    means = dict(zip(truth.points, truth.means, strict=True))
+    worse = [
+        all(means[p] > best.divergence for v in trials.levels if trials.fits(p, v)
+            for best in [trials.best(v)] if best is not None)
+        for p in loop.screened
+    ]  # fmt: skip
+    assert np.mean(worse) > 0.8
+
+
+def test_a_plan_is_as_far_from_its_rival_as_the_same_samples_say() -> None:
+    g = np.random.default_rng(1)
+    rival = g.exponential(size=4000)
+    plan = 1.3 * rival * np.exp(0.05 * g.normal(size=4000))
+    few = Loss(divergences=tuple(plan[:500]), scores=())
+    whole = Loss(divergences=tuple(rival), scores=())
+    gap, error, log = against(few, whole, float(rival.mean()))
+    assert abs(gap - np.log(plan.mean() / rival.mean())) < 4 * error < 0.05
+    assert abs(log - np.log(plan.mean())) < 4 * error
+    same = Loss(divergences=tuple(rival[:500]), scores=())
+    assert against(same, whole, 1.0)[0] == 0
 
 
 def test_single_axes_are_tried_near_a_limit_and_one_axis_needs_no_restriction() -> None:
