@@ -36,7 +36,8 @@ class InProcess:
     every layer again: plans are then run one by one and cost 1 F and three times the recovery's
     samples.  Where a network decides by values what it runs, or calls its modules in an order
     that depends on them, less is replayed (`stations`): losses stay the same, and more is run
-    than `costs` counts, as is the try of every boundary on the example at the start.  Raises ModelError where a plan makes the network put out NaN or infinite values.
+    than `costs` counts, as is the try of every boundary on the example at the start.  Raises
+    ModelError where a plan makes the network put out NaN or infinite values.
     """
 
     def __init__(

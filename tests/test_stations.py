@@ -132,11 +132,11 @@ def spaced(t: Task, *, activations: bool = True) -> small.Kit:
     return small.Kit(task=t, graph=graph, space=space, bank=bank, meter=meter)
 
 
-def evaluator(k: small.Kit, recovery: Recovery) -> InProcess:
+def evaluator(k: small.Kit, how: Recovery) -> InProcess:
+    t = k.task
     return InProcess(
-        space=k.space, task=k.task, bank=k.bank, data=k.task.search, recovery=recovery,
-        memo=Memo(), batch=7,
-    )  # fmt: skip
+        space=k.space, task=t, bank=k.bank, data=t.search, recovery=how, memo=Memo(), batch=7
+    )
 
 
 def points(space: Space, seed: int = 0) -> list[Point]:
