@@ -37,7 +37,8 @@ def _panels(
             ours = entry == "allot"
             missing = _missing(values, key)
             width, order = (2.4, 5) if ours else (1.1, 1)
-            axes.plot(PASSES, missing.mean(0), label=entry, lw=width, zorder=order)
+            color = "crimson" if ours else None
+            axes.plot(PASSES, missing.mean(0), label=entry, lw=width, zorder=order, color=color)
             if ours:
                 axes.plot(PASSES, missing.max(0), ls="--", lw=1.0, color="0.35", label="worst run")
         axes.set_yscale("log")

@@ -168,8 +168,8 @@ def study(groups: int, seed: int, *, long: float) -> dict[str, float]:
 
 
 def run(quick: bool, seed: int) -> dict[str, Figure]:
-    """Per number of groups, F to come within 1 %; the bar is ten passes per sixteen groups more
-    than at 8, so linear growth."""
+    """Per number of groups, F to come within 1 %; the bar is what a user's search takes at 8
+    groups, growing linearly."""
     figures = {}
     for groups in GROUPS[:2] if quick else GROUPS:
         found = study(groups, seed, long=120.0 if quick else LONG)
