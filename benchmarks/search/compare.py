@@ -64,8 +64,13 @@ def entries(case: Case) -> tuple[Entry, ...]:
     return (*ours, *others)
 
 
-def runs(chosen: Iterable[Case], folder: Path, *, seeds: Sequence[int] = SEEDS) -> list[Run]:
-    """Every entry on every case that is enumerated; kept in the folder, one line each."""
+def runs(
+    chosen: Iterable[Case], folder: Path, *, seeds: Sequence[int] = SEEDS, opposed: bool = True
+) -> list[Run]:
+    """Every entry on every case that is enumerated; kept in the folder, one line each.
+
+    opposed: with the opponents beside the search, the baseline and the open loop.
+    """
     path, scenes = folder / "runs.jsonl", Scenes(folder)
     done = (
         {_key(r): r for r in map(json.loads, path.read_text().splitlines())}
@@ -76,7 +81,7 @@ def runs(chosen: Iterable[Case], folder: Path, *, seeds: Sequence[int] = SEEDS) 
     for case in chosen:
         if not case.path(folder).exists():
             continue
-        for entry in entries(case):
+        for entry in entries(case) if opposed else entries(case)[:3]:
             for seed in seeds if entry.drawn else seeds[:1]:
                 key = (case.name, entry.name, seed)
                 if key not in done:
