@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from allot.errors import MissingError, ModelError
+from allot.quiet import quiet
 from allot.task import Inputs
 
 OPSET = 18
@@ -38,7 +37,7 @@ def to_onnx(
     named = {} if isinstance(example, Tensor) else example
     batch = torch.export.Dim.DYNAMIC
     free: Any = ({0: batch},) if args else {k: {0: batch} for k in named}
-    with _quiet():
+    with quiet("torch.onnx", level=logging.ERROR):
         program = _export(model, args, named, free, input_names, output_names)
         if program is None:
             raise ModelError("torch exported no ONNX program for this network")
@@ -111,20 +110,6 @@ def _drop_empty_casts(model: Any) -> None:
         if int(node.attributes["to"].as_int()) == int(node.inputs[0].dtype):
             node.outputs[0].replace_all_uses_with(node.inputs[0])
             model.graph.remove(node, safe=True)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter's notes on its own progress and on absent libraries, kept back for a while."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def load_proto(data: bytes) -> Any:

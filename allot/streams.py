@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +15,7 @@ from allot.edges import per_sample
 from allot.option import kept_tokens
 from allot.options.tokens import Spread, Thinned
 from allot.provenance import tensors
+from allot.quiet import quiet
 from allot.record import Record
 from allot.site import Layer, Site, Touch
 
@@ -122,7 +121,10 @@ def _exports(model: nn.Module, standins: Mapping[str, nn.Module], example: Any) 
     args = (example,) if isinstance(example, Tensor) else ()
     named = {} if isinstance(example, Tensor) else example
     try:
-        with swapped(model, standins), _quiet():
+        with (
+            swapped(model, standins),
+            quiet("torch._subclasses.fake_tensor", level=logging.CRITICAL),
+        ):
             torch.export.export(model, args, named)
     except (
         RuntimeError,
@@ -135,20 +137,6 @@ def _exports(model: nn.Module, standins: Mapping[str, nn.Module], example: Any) 
     ):
         return False
     return True
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What torch reports of a failed capture, kept back for a while: the site says it."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _thinned(model: nn.Module, sites: Sequence[Site]) -> dict[str, nn.Module]:

@@ -44,11 +44,6 @@ def clado_psd(scene: Scene) -> Table:
     return clado(scene, psd=True)
 
 
-def fisher_thorough(scene: Scene) -> Table:
-    """Fisher on all samples with more draws, for who measures nothing afterwards."""
-    return fisher(scene, draws=8, samples=len(scene.data))
-
-
 MEASURED: Mapping[str, Signal] = MappingProxyType(
     {
         "one_at_a_time": single,
@@ -61,7 +56,6 @@ MEASURED: Mapping[str, Signal] = MappingProxyType(
 KEPT: Mapping[str, Signal] = MappingProxyType(
     {
         "fisher": fisher,
-        "fisher_thorough": fisher_thorough,
         "fisher_diagonal": fisher_diagonal,
         "hawq": hawq,
         "zeroq": zeroq,
