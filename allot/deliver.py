@@ -84,7 +84,16 @@ class Delivery:
                 "no measured plan met the budgets when it was timed for real; "
                 f"the front is in {self.run.folder / 'front.json'}"
             )
-        tested = {i: s for i, s in self.statements.items() if i in within} or self.statements
+        tested = {i: s for i, s in self.statements.items() if i in within}
+        if not tested:
+            last = max(self.statements)
+            s = self.statements[last]
+            return (
+                f"no plan within the budgets is proven to lose at most {drop:g} points: the test, "
+                f"safest plan first, stopped before them at point {last}: seen {s.drop:.2f}, bound "
+                f"{s.bound:.2f} points on {s.n} samples. Allow --max-drop above {s.bound:.2f}, a "
+                "larger budget or more certify samples"
+            )
         nearest = min(tested, key=lambda i: tested[i].bound)
         s = tested[nearest]
         return (

@@ -229,7 +229,7 @@ def test_without_a_certified_plan_front_and_report_are_written_and_no_artefact(
     assert compress("unlabelled", out, *more) == 3
     text, err = capsys.readouterr()
     said = err.strip().splitlines()[-1]
-    assert "nearest is point" in said and "Allow --max-drop" in said
+    assert "is proven to lose at most 0.1 points" in said and "Allow --max-drop" in said
     assert json.loads(text)["compressed"] is None
     assert {f.name for f in out.iterdir()} >= {"front.json", "report.html", "summary.json"}
     assert not {f.name for f in out.iterdir()} & {"artefact.json", "weights.safetensors"}

@@ -92,3 +92,14 @@ def test_progress_rises_to_one() -> None:
     t, shares = small.task(), list[float]()
     calibrate(t, t.model, [Gram(module="head")], batch=7, progress=shares.append)
     assert shares == sorted(shares) and shares[-1] == 1 and len(shares) == 4
+
+
+def test_values_are_picked_at_places_of_their_own_one_in_every_stretch() -> None:
+    statistic = Values(module="m", role="in", picks=16)
+    x = torch.arange(64.0).repeat(20, 1)  # what is picked tells its place
+    picked = statistic.update(None, x)[:, 2:]
+    assert (picked.div(4, rounding_mode="floor") == torch.arange(16.0)).all()
+    assert len(picked.unique(dim=0)) == 20
+    parts = statistic.update(statistic.update(None, x[:7]), x[7:])
+    assert torch.equal(parts, statistic.update(None, x))
+    assert torch.equal(Values(module="m", role="in").update(None, x)[:, 2:], x)

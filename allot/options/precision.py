@@ -94,19 +94,31 @@ def _curvature(rows: Tensor, gram: Tensor | None) -> Tensor | None:
 class Values(Statistic):
     """Smallest, largest and randomly picked values of every sample: state [n, 2 + picks].
 
-    One row a sample, so the state does not depend on how the data were cut into batches.  The
-    same places in every sample, drawn by a fixed seed: steps of one length would fall into one
-    column of an image whose width divides them.
+    One row a sample, so the state does not depend on how the data were cut into batches.  Each
+    sample gives one value of every stretch of its tensor, at places of its own: what lies at the
+    same place in every sample (a class token, a border) is seen in its right share.
     """
 
     picks: int = _PICKS
 
     def update(self, state: Tensor | None, x: Tensor) -> Tensor:
         flat = x.detach().reshape(len(x), -1).float()
-        places = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0))
-        index = places[: self.picks].to(flat.device)
-        rows = torch.cat([flat.amin(1, True), flat.amax(1, True), flat[:, index]], dim=1)
+        first = 0 if state is None else len(state)
+        picks = [self._places(first + i, flat.shape[1]) for i in range(len(flat))]
+        picked = flat.gather(1, torch.stack(picks).to(flat.device))
+        rows = torch.cat([flat.amin(1, True), flat.amax(1, True), picked], dim=1)
         return rows if state is None else torch.cat([state, rows])
+
+    def _places(self, sample: int, size: int) -> Tensor:
+        """One place in each of `picks` stretches of equal length, by the sample's number; all
+        places of a tensor that has no more."""
+        if size <= self.picks:
+            return torch.arange(size)
+        generator = torch.Generator().manual_seed(sample)
+        along = torch.arange(self.picks) + torch.rand(
+            self.picks, generator=generator, dtype=torch.float64
+        )
+        return (along * (size / self.picks)).long().clamp_max(size - 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from benchmarks.figures import Figure
 from benchmarks.main import origin as origin
 
@@ -21,11 +24,15 @@ def run(quick: bool, seed: int) -> dict[str, Figure]:
 
 
 def enumerated(quick: bool) -> dict[str, Figure]:
-    """What enumerated spaces say of the search and of its opponents."""
+    """What enumerated spaces say of the search and of its opponents; a full run writes the table
+    and the plots of all searchers too."""
     from benchmarks.search import compare, enumerate
     from benchmarks.search.weights import cache
 
     wanted = [c for c in enumerate.cases(quick) if not quick or "mild" not in c.name]
-    enumerate.make(wanted, cache(), say=lambda text: None)
+    enumerate.make(wanted, cache(), say=lambda text: print(text, file=sys.stderr, flush=True))
     seeds = range(2) if quick else compare.SEEDS
-    return compare.figures(compare.runs(wanted, cache(), seeds=seeds, opposed=not quick))
+    found = compare.runs(wanted, cache(), seeds=seeds, opposed=not quick)
+    if not quick:
+        compare.show(found, Path(__file__).parents[1] / "results")
+    return compare.figures(found)

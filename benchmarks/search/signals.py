@@ -44,6 +44,11 @@ def clado_psd(scene: Scene) -> Table:
     return clado(scene, psd=True)
 
 
+def fisher_open(scene: Scene) -> Table:
+    """Fisher as one would run it where nothing corrects it: more draws, all samples."""
+    return fisher(scene, draws=4, samples=len(scene.data))
+
+
 MEASURED: Mapping[str, Signal] = MappingProxyType(
     {
         "one_at_a_time": single,
@@ -56,6 +61,7 @@ MEASURED: Mapping[str, Signal] = MappingProxyType(
 KEPT: Mapping[str, Signal] = MappingProxyType(
     {
         "fisher": fisher,
+        "fisher_open": fisher_open,
         "fisher_diagonal": fisher_diagonal,
         "hawq": hawq,
         "zeroq": zeroq,
