@@ -10,7 +10,7 @@ from typing import Any
 from allot.errors import PlanError
 
 # only these rooms may be named in a file: nothing else is ever imported on a file's word
-TRUSTED = ("allot.num.", "allot.options.", "allot.runtimes.", "allot.recipes.")
+TRUSTED = ("allot.num.", "allot.options.", "allot.runtimes.", "allot.recipes.", "allot.rewrites.")
 
 
 @dataclass(frozen=True, kw_only=True)

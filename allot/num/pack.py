@@ -1,4 +1,4 @@
-"""Pack: signed codes of 2 to 8 bits as a dense stream of bits, and back exactly."""
+"""Pack: signed codes of 1 to 8 bits as a dense stream of bits, and back exactly."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def unpack(data: Bytes, count: int, bits: int) -> Codes:
 
 
 def _range(bits: int) -> tuple[int, int]:
-    if not 2 <= bits <= 8:
-        raise ValueError(f"codes of 2 to 8 bits can be packed, not of {bits}")
+    if not 1 <= bits <= 8:
+        raise ValueError(f"codes of 1 to 8 bits can be packed, not of {bits}")
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 

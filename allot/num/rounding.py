@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from allot.num.formats import Int, encode
+from allot.num.formats import Grid
 from allot.part import Part
 
 
@@ -16,16 +16,25 @@ class Rounding(Part):
     """Turns weights into codes on a given grid."""
 
     @abstractmethod
-    def codes(self, w: Tensor, scale: Tensor, fmt: Int, gram: Tensor | None) -> Tensor:
-        """w [out, k], scale [out], gram [groups, k, k] or None -> codes [out, k] (float)."""
+    def codes(self, w: Tensor, scale: Tensor, fmt: Grid, gram: Tensor | None) -> Tensor:
+        """w [out, k], scale [out] or [out, k], gram [groups, k, k] or None -> codes [out, k].
+
+        Codes are whole numbers of the grid, as float.  Where a format has zero points, what is
+        handed over is w + scale * zero: the same problem without them.
+        """
+
+
+def wide(scale: Tensor, w: Tensor) -> Tensor:
+    """scale [out] or [out, k] for every element of w [out, k]."""
+    return (scale[:, None] if scale.dim() == 1 else scale).expand_as(w)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nearest(Rounding):
     """Every weight to the nearest code, whatever the data."""
 
-    def codes(self, w: Tensor, scale: Tensor, fmt: Int, gram: Tensor | None) -> Tensor:
-        return encode(w, scale, fmt)
+    def codes(self, w: Tensor, scale: Tensor, fmt: Grid, gram: Tensor | None) -> Tensor:
+        return fmt.nearest(w / wide(scale, w))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,25 +48,25 @@ class Gptq(Rounding):
 
     damp: float = 0.01
 
-    def codes(self, w: Tensor, scale: Tensor, fmt: Int, gram: Tensor | None) -> Tensor:
+    def codes(self, w: Tensor, scale: Tensor, fmt: Grid, gram: Tensor | None) -> Tensor:
         if gram is None:
-            return encode(w, scale, fmt)
+            return fmt.nearest(w / wide(scale, w))
         groups, k = gram.shape[0], gram.shape[-1]
-        rows = w.double().view(groups, -1, k)
-        return _columns(rows, scale.double().view(groups, -1), fmt, gram, self.damp).view_as(w)
+        rows, scales = (x.double().reshape(groups, -1, k) for x in (w, wide(scale, w)))
+        return _columns(rows, scales, fmt, gram, self.damp).view_as(w)
 
 
-def _columns(w: Tensor, scale: Tensor, fmt: Int, gram: Tensor, damp: float) -> Tensor:
-    """w [g, o, k], scale [g, o], gram [g, k, k] -> codes [g, o, k]."""
+def _columns(w: Tensor, scale: Tensor, fmt: Grid, gram: Tensor, damp: float) -> Tensor:
+    """w, scale [g, o, k], gram [g, k, k] -> codes [g, o, k]."""
     k = gram.shape[-1]
     order = gram.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
-    w = w.gather(2, order[:, None, :].expand_as(w)).clone()
+    w, scale = (x.gather(2, order[:, None, :].expand_as(x)).clone() for x in (w, scale))
     upper = inverse_factor(_permuted(gram.double(), order), damp)
     codes = torch.empty_like(w)
     for j in range(k):
-        column = w[:, :, j]
-        codes[:, :, j] = (column / scale).round().clamp(fmt.lo, fmt.hi)
-        error = (column - codes[:, :, j] * scale) / upper[:, j, j][:, None]
+        column, unit = w[:, :, j], scale[:, :, j]
+        codes[:, :, j] = fmt.nearest(column / unit)
+        error = (column - fmt.values(codes[:, :, j]) * unit) / upper[:, j, j][:, None]
         w[:, :, j + 1 :] -= error[:, :, None] * upper[:, None, j, j + 1 :]
     back = order.argsort(dim=1)
     return codes.gather(2, back[:, None, :].expand_as(codes)).to(torch.float32)

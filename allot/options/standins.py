@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from allot.num.formats import Int, UInt, decode, encode, rowwise
+from allot.num.formats import Encoded, Format, Int, UInt, decode, encode, rowwise
 from allot.option import Coded
 
 _M = TypeVar("_M", bound=nn.Module)
@@ -52,12 +52,39 @@ def inner_attribute(module: nn.Module, name: str) -> Any:
     return getattr(inner, name)
 
 
-class QuantizedLayer(nn.Module):
-    """A convolution or linear whose weight is always on its grid; trainable straight-through.
+class OnGrid(nn.Module):
+    """A convolution or linear whose weight is always on a grid; trainable straight-through.
 
     inner: the layer with float weights (on the grid until someone trains them); what it has
-    besides can be read here.  scale: [out], signed.
+    besides can be read here.
     """
+
+    inner: nn.Conv2d | nn.Linear
+
+    def __getattr__(self, name: str) -> Any:
+        return inner_attribute(self, name)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight it computes with."""
+        raise NotImplementedError
+
+    def encoded(self) -> Encoded:
+        """The weight as a matrix [out, k] in codes."""
+        raise NotImplementedError
+
+    def affine(self, gain: Tensor, shift: Tensor) -> OnGrid:
+        """The same codes with output gain * y + shift, both [out]; needs a bias to carry shift."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.inner, nn.Linear):
+            return nn.functional.linear(x, self.weight, self.inner.bias)
+        return self.inner._conv_forward(x, self.weight, self.inner.bias)
+
+
+class QuantizedLayer(OnGrid):
+    """A layer in integers of few bits with one scale per output channel: scale [out], signed."""
 
     def __init__(self, *, inner: nn.Conv2d | nn.Linear, scale: Tensor, fmt: Int) -> None:
         nn.Module.__init__(self)
@@ -65,9 +92,6 @@ class QuantizedLayer(nn.Module):
         self.fmt = fmt
         self.scale: Tensor
         self.register_buffer("scale", scale.detach().clone().float())
-
-    def __getattr__(self, name: str) -> Any:
-        return inner_attribute(self, name)
 
     @property
     def weight(self) -> Tensor:
@@ -78,10 +102,11 @@ class QuantizedLayer(nn.Module):
         """Integer codes like the weight, as float."""
         return encode(self.inner.weight.detach(), self.scale, self.fmt)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.inner, nn.Linear):
-            return nn.functional.linear(x, self.weight, self.inner.bias)
-        return self.inner._conv_forward(x, self.weight, self.inner.bias)
+    def encoded(self) -> Encoded:
+        """The weight as a matrix [out, k] in codes."""
+        return Encoded(
+            format=Format(grid=self.fmt), codes=self.codes().flatten(1), scale=self.scale[:, None]
+        )
 
     def affine(self, gain: Tensor, shift: Tensor) -> QuantizedLayer:
         """The same codes with output gain * y + shift, both [out]; needs a bias to carry shift."""
