@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from allot.option import Effect, Option, count, kept_tokens
+from allot.option import Effect, Option, Stores, count, kept_tokens
 from allot.site import Graph, Layer, Site, Touch
 from allot.space import Choice, Point, Space
 from allot.table import Table, Term
@@ -22,7 +22,8 @@ class LayerState:
 
     stored_bits, row_bytes: of its weight.  weight_bits, input_bits: the options' computing
     formats.  ins, outs: channels that stay.  tokens, all_tokens: that arrive, and that arrived
-    in the original (1 of 1 where nothing thins what the layer reads).  gone: the layer lies in a
+    in the original (1 of 1 where nothing thins what the layer reads).  stores: what counts the
+    weight's bytes instead of stored_bits and row_bytes, or None.  gone: the layer lies in a
     dropped block; it costs nothing, whatever else is chosen.
     """
 
@@ -35,6 +36,7 @@ class LayerState:
     outs: int
     tokens: int = 1
     all_tokens: int = 1
+    stores: Stores | None = None
     gone: bool = False
 
     @property
@@ -58,7 +60,13 @@ class LayerState:
         """Bytes of the packed weight, its scales and the folded bias."""
         if self.gone:
             return 0
-        bias = 4 * self.outs if self.layer.bias or self.layer.norm else 0
+        shifted = self.layer.bias or self.layer.norm
+        bias = 4 * self.outs if shifted else 0
+        if self.stores is not None:
+            # what a norm or a correction multiplies stays beside scales that cannot take it in
+            gain = 4 * self.outs if shifted and not self.stores.takes_gain else 0
+            k = self.elements // self.outs if self.outs else 0
+            return self.stores.stored_bytes(self.outs, k) + gain + bias
         return math.ceil(self.elements * self.stored_bits / 8) + self.outs * self.row_bytes + bias
 
     @property
@@ -154,6 +162,7 @@ def _state(graph: Graph, layer: Layer, parts: Sequence[_Part]) -> LayerState:
         outs=layer.weight[0] - sum(lost["out"] for _, lost in parts),
         tokens=left,
         all_tokens=every,
+        stores=weight.stores if weight else None,
         gone=any(e.gone for e in effects.values()),
     )
 

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,15 @@ class Statistic(Part):
 Stats = Mapping[Statistic, Tensor]
 
 
+class Stores(Protocol):
+    """How a weight matrix is stored: exact bytes, and whether scales take in a factor per row."""
+
+    def stored_bytes(self, rows: int, k: int) -> int: ...
+
+    @property
+    def takes_gain(self) -> bool: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Effect:
     """What an option does to the bill of every layer in reach.
@@ -41,7 +50,8 @@ class Effect:
     (channels; -1 where the option does not touch width).  row_bytes: scales and zero points, per
     row (output channel) of a weight.  gone: the layers are not there, they cost no bytes and no
     MACs.  tokens: share of the tokens that arrive which go on, as `kept_tokens` counts them; MACs
-    follow their number, bytes do not.
+    follow their number, bytes do not.  stores: what counts the bytes of a weight [rows, k] where
+    bits and scales per row do not say it all.
     """
 
     stored_bits: float = 32.0
@@ -50,6 +60,7 @@ class Effect:
     row_bytes: int = 0
     gone: bool = False
     tokens: float = 1.0
+    stores: Stores | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from allot.bank import Bank
 from allot.option import Option
+from allot.options.formatted import Formatted
 from allot.options.precision import Weight
-from allot.options.standins import QuantizedLayer, shallow
+from allot.options.standins import OnGrid, shallow
 from allot.options.statistics import gram_of
 from allot.options.width import kept_positions
 from allot.part import Part
@@ -135,9 +136,9 @@ def _rounders(
 ) -> dict[tuple[str, str], list[Observer]]:
     """What rounds every layer again; their stand-ins become copies (in place)."""
     observers: dict[tuple[str, str], list[Observer]] = {}
-    for name in [n for n, m in standins.items() if isinstance(unwrapped(m), QuantizedLayer)]:
+    for name in [n for n, m in standins.items() if isinstance(unwrapped(m), OnGrid)]:
         option = options[f"{name}.weight"]
-        if not isinstance(option, Weight):
+        if not isinstance(option, Weight | Formatted):
             continue  # its codes are not rounded by a scale and inputs: the bank's stay
         standins[name] = _private(standins[name])
         rounder = _rounder(bank, name, options, option, standins[name])
@@ -163,11 +164,15 @@ def _private(module: nn.Module) -> nn.Module:
 
 
 def _rounder(
-    bank: Bank, name: str, options: Mapping[str, Option], option: Weight, standin: nn.Module
+    bank: Bank,
+    name: str,
+    options: Mapping[str, Option],
+    option: Weight | Formatted,
+    standin: nn.Module,
 ) -> Observer:
     """Rounds the layer's float weights again for the inputs that arrive, before it sees them."""
     layer = unwrapped(standin)
-    assert isinstance(layer, QuantizedLayer)
+    assert isinstance(layer, OnGrid)
     statistic = gram_of(bank.graph.layer(name))
     if isinstance(layer.inner, nn.Conv2d):
         # a narrowed depthwise layer has fewer groups than the original
@@ -175,9 +180,7 @@ def _rounder(
 
     def observe(x: Tensor) -> None:
         gram = statistic.update(None, x)
-        new = option.encoded(bank.unrounded(name, options), gram=gram)
-        layer.inner.weight.copy_(new.inner.weight)
-        layer.scale.copy_(new.scale)
+        layer.become_(option.encoded(bank.unrounded(name, options), gram=gram))
 
     return observe
 
@@ -214,7 +217,7 @@ def matched(x: Tensor, goal: tuple[Tensor, Tensor], dim: int) -> tuple[Correctio
 
 def affine(module: nn.Module, gain: Tensor, shift: Tensor) -> nn.Module:
     """A copy of a norm or layer whose output is gain * y + shift, both [channels]."""
-    if isinstance(module, QuantizedLayer):
+    if isinstance(module, OnGrid):
         return module.affine(gain, shift)
     if not isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d):
         raise TypeError(f"{type(module).__name__} has no affine to correct")

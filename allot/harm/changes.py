@@ -12,7 +12,7 @@ from allot.bank import Bank
 from allot.harm.tape import Arguments, Place, Tape
 from allot.option import Option
 from allot.options.narrow import positions
-from allot.options.standins import QuantizedLayer
+from allot.options.standins import OnGrid
 from allot.recover import channel_dim
 from allot.site import Site, Touch
 from allot.sweep import rewrapped, unwrapped
@@ -110,7 +110,7 @@ def _at_output(
 ) -> Change:
     change = _behind(bank, name, module, standins)
     inner = unwrapped(module)
-    inner = inner.inner if isinstance(inner, QuantizedLayer) else inner
+    inner = inner.inner if isinstance(inner, OnGrid) else inner
     if not isinstance(inner, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d):
         return change
     dim = -1 if isinstance(inner, nn.Linear) else 1

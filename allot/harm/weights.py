@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from allot.bank import Bank
 from allot.option import Option
-from allot.options.standins import QuantizedLayer
+from allot.options.standins import OnGrid
 from allot.site import Graph
 from allot.space import Choice, Space
 from allot.sweep import unwrapped
@@ -45,7 +45,7 @@ def module_of(graph: Graph, site: str) -> str:
 def weight(module: nn.Module) -> Tensor:
     """The weight that a layer, or what stands in for it, computes with."""
     inner = unwrapped(module)
-    return (inner.inner if isinstance(inner, QuantizedLayer) else inner).get_parameter("weight")
+    return (inner.inner if isinstance(inner, OnGrid) else inner).get_parameter("weight")
 
 
 def squared_error(bank: Bank, site: str, option: Option) -> float:

@@ -157,9 +157,11 @@ class Table(Grid):
         wide = _wide(x)
         levels = self._levels.to(wide)
         middle = (levels[1:] + levels[:-1]) / 2
-        up = torch.bucketize(wide, middle)
-        down = torch.bucketize(wide, middle, right=True)
-        return (torch.where(wide > 0, up, down) + self.lo).to(x.dtype)
+        # a value on a border belongs to the level below it; a border that is not above zero moves
+        # down to the next number there is, so that its value belongs to the level above
+        down = torch.nextafter(middle, torch.full_like(middle, -math.inf))
+        found = torch.bucketize(wide, torch.where(middle > 0, middle, down))
+        return (found + self.lo).to(x.dtype)
 
     def below(self, x: Tensor) -> Tensor:
         wide = _wide(x)
@@ -270,6 +272,12 @@ class Format(Part):
                 "a format with zero points has an unsigned integer grid, and only such a format; "
                 f"{type(self.grid).__name__} was given with asymmetric={self.asymmetric}"
             )
+
+    @property
+    def takes_gain(self) -> bool:
+        """Whether a factor per row can go into the scales: they are free, and every row has its
+        own."""
+        return isinstance(self.scales, Float32) and self.group >= 0
 
     def shape(self, rows: int, k: int) -> tuple[int, int]:
         """Of the scales of a matrix [rows, k].

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from allot.num.formats import Encoded, Float32, Format
+from allot.num.formats import Encoded, Format
 from allot.options.standins import OnGrid, shallow
 
 
@@ -101,7 +101,7 @@ class FormatLayer(OnGrid):
             weight, requires_grad=self.inner.weight.requires_grad
         )
         inner._parameters["bias"] = nn.Parameter(bias.clone())
-        free = isinstance(self.format.scales, Float32) and self.format.group >= 0
+        free = self.format.takes_gain
         had = torch.ones_like(gain) if self.gain is None else self.gain
         return FormatLayer(
             inner=inner,

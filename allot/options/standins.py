@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from allot.num.formats import Encoded, Format, Int, UInt, decode, encode, rowwise
 from allot.option import Coded
+from allot.part import Part
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -76,6 +77,13 @@ class OnGrid(nn.Module):
     def affine(self, gain: Tensor, shift: Tensor) -> OnGrid:
         """The same codes with output gain * y + shift, both [out]; needs a bias to carry shift."""
         raise NotImplementedError
+
+    def become_(self, other: OnGrid) -> None:
+        """Takes over the weight of another stand-in of the same layer and kind, in place."""
+        with torch.no_grad():
+            self.inner.weight.copy_(other.inner.weight)
+        self._buffers |= other._buffers
+        vars(self).update({k: v for k, v in vars(other).items() if isinstance(v, Part)})
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.inner, nn.Linear):
