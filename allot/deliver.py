@@ -23,7 +23,6 @@ from allot.ledger import Use, sample_digests
 from allot.measure import rounded
 from allot.onnx_graph import to_onnx
 from allot.plan import Plan
-from allot.recover import BY_NAME
 from allot.report import page
 from allot.report.data import read
 from allot.run import Run
@@ -52,7 +51,7 @@ class Built:
 
 def build(run: Run, m: Measured) -> Built:
     """The network of a measured plan after the recovery it was measured with."""
-    standins = run.meter.standins(run.space.options(m.point), BY_NAME[m.recovery])
+    standins = run.meter.standins(run.space.options(m.point), run.recovery(m.recovery))
     planned = run.bank.copy(standins)
     deployed = deploy(planned, run.space.graph)
     onnx = to_onnx(deployed, run.task.example())
@@ -153,7 +152,7 @@ def _use_once(run: Run, front: Front) -> None:
 
 def _simulated(run: Run, m: Measured) -> Tensor:
     def compute() -> dict[str, list[float]]:
-        standins = run.meter.standins(run.space.options(m.point), BY_NAME[m.recovery])
+        standins = run.meter.standins(run.space.options(m.point), run.recovery(m.recovery))
         with run.bank.trial(standins) as model:
             found = outputs(run.task, model, run.task.certify, batch=_BATCH)
         return {"shape": list(found.shape), "values": rounded(found.flatten())}
@@ -220,6 +219,7 @@ def deliver(d: Delivery) -> Mapping[str, object]:
         weights=run.job.weights,
         options=run.space.options(d.chosen.point),
         recovery=d.chosen.recovery,
+        rewrites=tuple(json.dumps(r.dump(), sort_keys=True) for r in run.job.rewrites),
     )
     documents = document.whole(
         d, original_outputs(run), times=times, parities=parities, io=describe(built.onnx)

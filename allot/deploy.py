@@ -13,10 +13,13 @@ from allot.deployed import (
     EdgeQuant,
     ExpandedLayer,
     FloatLayer,
+    FormattedLayer,
     ScaleShift,
 )
 from allot.errors import ModelError
 from allot.num.formats import rowwise
+from allot.options.format_layer import FormatLayer
+from allot.options.quantizers import FormattedInput, FormattedOutput
 from allot.options.standins import QuantizedInput, QuantizedLayer, QuantizedOutput
 from allot.site import Graph, Layer
 from allot.sweep import find, left_out, rewrapped, unwrapped
@@ -84,6 +87,8 @@ def _deployed(model: nn.Module, layer: Layer, integer: bool) -> nn.Module:
         coded = module.coded(*fold_norm(norm, out))
         kind = DeployedLayer if integer else ExpandedLayer
         return kind(coded, bias=coded.bias if has_bias else None)
+    if isinstance(module, FormatLayer):
+        return _formatted(module, norm, has_bias=has_bias)
     if isinstance(module, nn.Conv2d | nn.Linear):
         weight = module.weight.detach()
         gain, shift = fold_norm(norm, weight.shape[0])
@@ -92,6 +97,23 @@ def _deployed(model: nn.Module, layer: Layer, integer: bool) -> nn.Module:
             module, weight=weight * rowwise(gain, weight), bias=bias if has_bias else None
         )
     raise ModelError(f"{layer.module} is a {type(module).__name__}, which has no deployed form")
+
+
+def _formatted(module: FormatLayer, norm: nn.Module | None, *, has_bias: bool) -> FormattedLayer:
+    """The layer with its norm in its scales, or beside them where they cannot take it in."""
+    folded = module.affine(*fold_norm(norm, module.inner.weight.shape[0])) if norm else module
+    gain = None
+    if has_bias and not folded.format.takes_gain:
+        gain = torch.ones(len(folded.inner.weight)) if folded.gain is None else folded.gain
+    bias = folded.inner.bias
+    return FormattedLayer(
+        folded.inner,
+        encoded=folded.encoded(),
+        gain=gain,
+        up=folded.up,
+        down=folded.down,
+        bias=bias.detach() if has_bias and bias is not None else None,
+    )
 
 
 def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
@@ -108,6 +130,11 @@ def _with_edges(module: nn.Module) -> nn.Module:
     for name, child in module._modules.items():
         if child is not None:
             module._modules[name] = _with_edges(child)
+    if isinstance(module, FormattedInput | FormattedOutput):
+        raise ModelError(
+            f"a tensor through a {type(module.quantizer).__name__} has no deployed form; one with "
+            "a single static range of unsigned integers has"
+        )
     if isinstance(module, QuantizedInput | QuantizedOutput):
         role = "in" if isinstance(module, QuantizedInput) else "out"
         return EdgeQuant(

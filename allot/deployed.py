@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from allot.errors import ModelError
-from allot.num.formats import rowwise
+from allot.num.formats import Encoded, rowwise
+from allot.num.lowrank import half
 from allot.option import Coded
 
 
@@ -52,6 +54,37 @@ class FloatLayer(_Placed):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.multiply(x, self.weight, self.bias)
+
+
+class FormattedLayer(FloatLayer):
+    """A layer stored on a format and expanded to a float weight on load.
+
+    encoded: codes [out, k] and scales.  gain [out] or None; up [out, r], down [r, k] in half
+    precision, or None: the weight is values * gain + up down.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        *,
+        encoded: Encoded,
+        gain: Tensor | None,
+        up: Tensor | None,
+        down: Tensor | None,
+        bias: Tensor | None,
+    ) -> None:
+        gain = None if gain is None else gain.detach().float()
+        factors = () if up is None or down is None else (half(up), half(down))
+        weight = expanded(encoded, gain, factors).view_as(layer.weight)
+        FloatLayer.__init__(self, layer, weight=weight, bias=bias)
+        self.encoded, self.gain, self.factors = encoded, gain, factors
+
+
+def expanded(encoded: Encoded, gain: Tensor | None, factors: Sequence[Tensor]) -> Tensor:
+    """The weight [out, k] that is stored as codes, gain [out] and factors (up, down)."""
+    rows = encoded.values()
+    rows = rows if gain is None else rows * gain[:, None]
+    return rows + factors[0] @ factors[1] if factors else rows
 
 
 class CodedLayer(_Placed):

@@ -24,6 +24,7 @@ def finalists(
     *,
     near: Callable[[Limits], None],
     limits: Mapping[str, float],
+    strong: Recovery = STRONG,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[Front, Measured | None]:
     """The front after strong recovery, and its best plan within the limits (None without limits).
@@ -32,7 +33,7 @@ def finalists(
     meets a latency limit, the table's limit is tightened by what it was off and further plans are
     measured near it (`near`).
     """
-    strengthen(trials, meter, limits, progress=lambda s: progress(0.6 * s))
+    strengthen(trials, meter, limits, recovery=strong, progress=lambda s: progress(0.6 * s))
     if "latency" not in limits:
         front = trials.front()
         return front, best_within(front.points, limits)

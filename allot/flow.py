@@ -30,7 +30,8 @@ from allot.in_process import InProcess
 from allot.measure import Meter
 from allot.options.width import removals
 from allot.plan import weights_digest
-from allot.recover import STEADY
+from allot.recover import STEADY, STRONG, Recovery
+from allot.rewrites.rewrite import Rewrite, rewritten
 from allot.run import Run
 from allot.search import EFFORT, Effort
 from allot.site import Graph
@@ -76,6 +77,8 @@ def compress(
     searcher: Searcher | None = None,
     evaluations: float | None = None,
     prepare: Prepare | None = None,
+    rewrites: Sequence[Rewrite] = (),
+    strong: Recovery = STRONG,
     effort: Effort = EFFORT,
     resume: bool = False,
     time_limit: float | None = None,
@@ -91,9 +94,10 @@ def compress(
     file in.  signals: estimates of the harm of every option, the main one first (see
     `allot.harm`).  searcher: None for the closed loop of `allot.search`.  evaluations: forward
     passes over the search data that signals and search may take.  prepare: changes the task
-    before anything is calibrated.  workers: who measures plans, "" for this process (see
-    `allot.workers.connect`); they make the task again from its source.  source: how the task was
-    named, for them and for later commands.
+    before anything is calibrated.  rewrites: function-preserving changes that the network goes
+    through first.  strong: the recovery of finalists.  workers: who measures plans, "" for this
+    process (see `allot.workers.connect`); they make the task again from its source.  source: how
+    the task was named, for them and for later commands.
     report(stage, share) and tell(sentence) are called as the job goes.
 
     Raises InputError and its kinds before long work starts, NotCertified when no plan within the
@@ -109,6 +113,7 @@ def compress(
     task = replace(task, model=copy.deepcopy(task.model).eval().requires_grad_(False))
     with stages.stage("trace"):
         setup.check(task, target=target, max_drop=max_drop, asked=asked)
+        task = rewritten(task, rewrites)
         graph = trace(task.model, task.forward, task.example())
         check_forward(task)
         task = task if prepare is None else prepare(task, graph)
@@ -127,6 +132,8 @@ def compress(
         pins=tuple(sorted((pins or {}).items())),
         excludes=tuple(excludes),
         method=jobs.method(prepare, *signals, searcher),
+        rewrites=tuple(rewrites),
+        strong=strong,
     )
     folder, memo = setup.folder(Path(out), job, task, resume=resume)
     with stages.stage("calibrate") as progress:
@@ -143,7 +150,7 @@ def compress(
         bank=bank, space=space, meter=meter, evaluator=evaluator, memo=memo,
         checked_in=tuple(checked_in),
         clock=Clock(task, bank, target=target, workload=workload, memo=memo),
-        axes=dict(axes),
+        axes=dict(axes), strong=strong,
     )  # fmt: skip
     _bill(run, {b.bill for b in asked})
     try:
@@ -158,8 +165,9 @@ def compress(
     run.single = found.harm[0]
     with stages.stage("finalists") as progress:
         front, preferred = finalists(
-            found.trials, meter, run.clock, near=found.near, limits=limits, progress=progress
-        )
+            found.trials, meter, run.clock, near=found.near, limits=limits, strong=strong,
+            progress=progress,
+        )  # fmt: skip
     return _conclude(run, front, preferred, limits)
 
 

@@ -38,7 +38,11 @@ def hired(run: Run, inner: InProcess, *, workers: str, source: str) -> Iterator[
         return
     given = order(
         inner,
-        factory=Factory(source=source, seed=run.job.seed),
+        factory=Factory(
+            source=source,
+            seed=run.job.seed,
+            rewrites=tuple(r.dump() for r in run.job.rewrites),
+        ),
         recovery=STEADY,
         bank=run.bank,
         folder=run.folder / "bank",

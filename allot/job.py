@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from allot.errors import InputError
+from allot.part import Part
 from allot.target import Workload
 
 BILLS = ("size", "bitops", "latency", "memory")
@@ -70,7 +71,9 @@ def budgets(texts: Sequence[str]) -> tuple[Budget, ...]:
 class Job:
     """The settings that a result depends on.
 
-    method: names of what prepares the data, says the harm and searches (see `method`).
+    method: names of what prepares the data, says the harm and searches (see `method`).  rewrites:
+    what the network went through before it was traced, in order; graph and weights are those of
+    the rewritten one.  strong: the recovery of finalists, None for the usual one.
     """
 
     task: str
@@ -85,10 +88,15 @@ class Job:
     pins: tuple[tuple[str, str], ...] = ()
     excludes: tuple[str, ...] = ()
     method: tuple[str, ...] = ()
+    rewrites: tuple[Part, ...] = ()
+    strong: Part | None = None
 
     def dump(self) -> dict[str, Any]:
         return {
-            **asdict(self),
+            **{f.name: getattr(self, f.name) for f in fields(self)},
+            "workload": asdict(self.workload),
+            "rewrites": [r.dump() for r in self.rewrites],
+            "strong": None if self.strong is None else self.strong.dump(),
             "budgets": list(self.budgets),
             "axes": list(self.axes),
             "pins": [list(p) for p in self.pins],

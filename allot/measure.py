@@ -15,7 +15,8 @@ from allot.memo import Memo
 from allot.option import Option
 from allot.plan import Plan
 from allot.prefix import Prefix
-from allot.recover import LIGHT, Moments, Recovery, moments, recovered
+from allot.recover import LIGHT, Moments, Recovery, moments
+from allot.repair import repaired
 from allot.task import Data, Task
 
 
@@ -52,6 +53,7 @@ class Meter:
         self._work: dict[str, float] = {}
         self.prefix = Prefix(task, bank, data, batch=batch)
         self._moments: dict[int, Moments] = {}
+        self._learned: dict[str, dict[str, nn.Module]] = {}
 
     @property
     def passes(self) -> float:
@@ -74,9 +76,18 @@ class Meter:
         return self._moments[recovery.samples]
 
     def standins(self, options: Mapping[str, Option], recovery: Recovery) -> dict[str, nn.Module]:
-        """Stand-ins of a plan after recovery, for a trial or a copy."""
+        """Stand-ins of a plan after recovery, for a trial or a copy; what was learned is kept."""
         original = self.moments(recovery) if recovery.matched else {}
-        return recovered(self.bank, self.task, options, recovery=recovery, original=original)
+
+        def made() -> dict[str, nn.Module]:
+            return repaired(self.bank, self.task, options, recovery=recovery, original=original)
+
+        if recovery.reconstruction is None:
+            return made()
+        name = Plan(graph="", weights="", options=options, recovery=repr(recovery)).digest
+        if name not in self._learned:
+            self._learned[name] = made()
+        return self._learned[name]
 
     def loss(self, options: Mapping[str, Option], *, recovery: Recovery = LIGHT) -> Loss:
         """The loss of a plan given as site -> option."""

@@ -51,7 +51,8 @@ class Effect:
     row (output channel) of a weight.  gone: the layers are not there, they cost no bytes and no
     MACs.  tokens: share of the tokens that arrive which go on, as `kept_tokens` counts them; MACs
     follow their number, bytes do not.  stores: what counts the bytes of a weight [rows, k] where
-    bits and scales per row do not say it all.
+    bits and scales per row do not say it all.  fixed: codes are whole numbers with scales that are
+    known beforehand, one for a tensor: what integer kernels take.
     """
 
     stored_bits: float = 32.0
@@ -61,6 +62,7 @@ class Effect:
     gone: bool = False
     tokens: float = 1.0
     stores: Stores | None = None
+    fixed: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

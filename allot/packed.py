@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from allot import packed_format
 from allot.deploy import named_layers
-from allot.deployed import CodedLayer, ExpandedLayer, FloatLayer
+from allot.deployed import CodedLayer, ExpandedLayer, FloatLayer, FormattedLayer
 from allot.errors import ArtefactError, JobError
 from allot.files import json_bytes
 from allot.num import pack as bits_of
@@ -125,6 +126,8 @@ def _layer_entry(name: str, path: str, layer: FloatLayer | CodedLayer) -> dict[s
     if layer.bias is not None:
         into["bias"] = f"{dot}bias"
     weight = layer.codes if isinstance(layer, CodedLayer) else layer.weight
+    if isinstance(layer, FormattedLayer):
+        return {"name": name, "into": into, **packed_format.entry(layer)}
     return {
         "name": name,
         "bits": layer.bits if isinstance(layer, CodedLayer) else 32,
@@ -144,6 +147,8 @@ def _expect(entry: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
 
 def _layer_payload(layer: FloatLayer | CodedLayer) -> Bytes:
     bias = [] if layer.bias is None else [layer.bias.numpy()]
+    if isinstance(layer, FormattedLayer):
+        return _joined([*packed_format.payload(layer), *bias])
     if isinstance(layer, FloatLayer):
         return _joined([layer.weight.numpy(), *bias])
     codes, scale = layer.codes.numpy(), layer.scale.numpy()
@@ -220,7 +225,10 @@ def _filled(proto: Any, payload: Mapping[str, Bytes], layout: list[dict[str, Any
 
 
 def layer_values(entry: Mapping[str, Any], data: Bytes) -> dict[str, NDArray[Any]]:
-    """codes, scale, weight, bias (those that apply) of a layer's tensor [bytes]."""
+    """codes, scale, weight, bias (those that apply) of a layer's tensor [bytes]; of one on a format
+    what its file holds: weight and bias."""
+    if entry["kind"] == "format":
+        return packed_format.values(entry, data)
     shape, bits = tuple(entry["shape"]), entry["bits"]
     has_bias = "bias" in entry["into"]
     if data.size != stored_bytes(shape, bits, bias=has_bias):

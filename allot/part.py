@@ -10,7 +10,10 @@ from typing import Any
 from allot.errors import PlanError
 
 # only these rooms may be named in a file: nothing else is ever imported on a file's word
-TRUSTED = ("allot.num.", "allot.options.", "allot.runtimes.", "allot.recipes.", "allot.rewrites.")
+TRUSTED = (
+    "allot.num.", "allot.options.", "allot.rewrites.", "allot.reconstruct.", "allot.recover",
+    "allot.runtimes.", "allot.recipes.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

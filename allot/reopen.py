@@ -29,7 +29,8 @@ from allot.measure import Meter
 from allot.memo import Memo
 from allot.options.width import removals
 from allot.plan import weights_digest
-from allot.recover import BY_NAME, STEADY
+from allot.recover import STEADY
+from allot.rewrites.rewrite import rewritten
 from allot.run import Run
 from allot.stages import Report, Stages, silent
 from allot.sweep import outputs
@@ -56,7 +57,7 @@ def reopen(
     network or other weights than the job's.
     """
     job = setup.read_job(folder)
-    task = replace(task, certify=task.search)
+    task = rewritten(replace(task, certify=task.search), setup.rewrites(job))
     stages = Stages(report)
     with stages.stage("trace"):
         space = rebuild(task, job, axes=axes, target=target)
@@ -83,6 +84,7 @@ def reopen(
         evaluator=evaluator,
         memo=memo,
         clock=clock,
+        strong=setup.strong(job),
         axes=dict(axes),
     )
 
@@ -94,7 +96,7 @@ def network(run: Run, artefact: Artefact) -> nn.Module:
     an artefact of another network.
     """
     artefact.plan.check(graph=run.job.graph, weights=run.job.weights)
-    recovery = BY_NAME[artefact.plan.recovery]
+    recovery = run.recovery(artefact.plan.recovery)
     planned = run.bank.copy(run.meter.standins(artefact.plan.options, recovery))
     return planned.requires_grad_(True).train()
 
@@ -185,7 +187,7 @@ def check_again(run: Run, artefact: Artefact, *, inputs: Inputs | None = None) -
     network.
     """
     artefact.plan.check(graph=run.job.graph, weights=run.job.weights)
-    options, recovery = artefact.plan.options, BY_NAME[artefact.plan.recovery]
+    options, recovery = artefact.plan.options, run.recovery(artefact.plan.recovery)
     standins = run.meter.standins(options, recovery)
     data = run.task.calibrate if inputs is None else Data(inputs=inputs)
     with run.bank.trial(standins) as model:

@@ -1,4 +1,4 @@
-"""Routing: which calibration samples a mixture of experts needs, so that every expert sees tokens."""
+"""Routing: the calibration samples of which every expert of a mixture sees enough tokens."""
 
 from __future__ import annotations
 

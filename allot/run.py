@@ -14,6 +14,7 @@ from allot.job import Job
 from allot.latency_model import Fit
 from allot.measure import Meter
 from allot.memo import Memo
+from allot.recover import BY_NAME, STRONG, Recovery
 from allot.space import Space
 from allot.stages import Stages
 from allot.table import Table
@@ -23,7 +24,10 @@ from allot.task import Task
 
 @dataclass(kw_only=True, eq=False)
 class Run:
-    """One job under way; the fields with defaults are filled in as stages end."""
+    """One job under way; the fields with defaults are filled in as stages end.
+
+    strong: the recovery of finalists.
+    """
 
     task: Task
     job: Job
@@ -37,6 +41,7 @@ class Run:
     evaluator: Evaluator
     memo: Memo
     clock: Clock
+    strong: Recovery = STRONG
     checked_in: tuple[Target, ...] = ()
     axes: Mapping[str, Callable[..., Space]] = field(default_factory=dict)
     bills: Mapping[str, Table] = field(default_factory=dict)
@@ -44,3 +49,7 @@ class Run:
     single: Table | None = None
     fit: Fit | None = None
     latency: Mapping[str, Any] = field(default_factory=dict)
+
+    def recovery(self, name: str) -> Recovery:
+        """The recovery that a plan of this job names."""
+        return self.strong if name == self.strong.name else BY_NAME[name]

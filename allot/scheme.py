@@ -19,9 +19,8 @@ from allot.calibrate import calibrate, needed
 from allot.errors import InputError
 from allot.option import Effect, Option
 from allot.options.precision import Activation, Weight
-from allot.reconstruct.reconstruct import reconstructed
-from allot.reconstruct.setting import Reconstruction
-from allot.recover import Recovery, moments, recovered
+from allot.recover import Recovery, moments
+from allot.repair import repaired
 from allot.rewrites.rewrite import Rewrite, rewritten
 from allot.site import Graph, Site
 from allot.space import Choice, Space
@@ -39,8 +38,7 @@ class Scheme:
     rewrites: function-preserving changes, in order.  weight: how every weight is stored; None
     leaves them in float.  activation: the same of every tensor that a layer reads.  places: (a
     pattern of site names, option) that differ, the first that fits; an original option leaves a
-    place as it is.  recovery: statistics and rounding in execution order.  reconstruction: what
-    learns codes unit by unit, or None.
+    place as it is.  recovery: rounding in execution order, statistics, codes learned by units.
     """
 
     rewrites: tuple[Rewrite, ...] = ()
@@ -48,7 +46,6 @@ class Scheme:
     activation: Option | None = None
     places: tuple[tuple[str, Option], ...] = ()
     recovery: Recovery = Recovery(samples=512, in_order=True)  # noqa: RUF009 - frozen
-    reconstruction: Reconstruction | None = None
 
     def options(self, graph: Graph) -> dict[str, Option]:
         """Site -> option, for every site that is changed.
@@ -117,14 +114,10 @@ def quantized(
     original = (
         moments(task, bank.skeleton, graph, samples=recovery.samples) if recovery.matched else {}
     )
-    progress("round", 0.0)
-    standins = recovered(bank, task, options, recovery=recovery, original=original)
-    if scheme.reconstruction is not None:
-        standins = reconstructed(
-            bank, task, options, standins=standins, setting=scheme.reconstruction,
-            original=original or None, seed=seed,
-            progress=lambda s: progress("reconstruct", s),
-        )  # fmt: skip
+    standins = repaired(
+        bank, task, options, recovery=recovery, original=original, seed=seed,
+        progress=lambda s: progress("repair", s),
+    )  # fmt: skip
     return Quantized(task=task, graph=graph, bank=bank, options=options, standins=standins)
 
 

@@ -17,8 +17,10 @@ from allot.task import Data, Task
 # neighbours within one bandwidth of a sample, in the middle of the data
 _NEIGHBOURS = 8
 _ROWS = 1024
+# gains nearer than this differ by rounding
+_TIE = 1e-9
 # differences and not products, which cancel: a duplicate's distance is 0
-_EXACT = "donot_use_mm_for_euclid_dist"
+EXACT = "donot_use_mm_for_euclid_dist"
 
 
 def features(task: Task, data: Data, *, module: str = "", batch: int = 128) -> Tensor:
@@ -30,7 +32,9 @@ def features(task: Task, data: Data, *, module: str = "", batch: int = 128) -> T
     not put out one tensor.
     """
     if not module:
-        return pooled(outputs(task, copy.deepcopy(task.model).eval(), data, batch=batch))
+        model = copy.deepcopy(task.model).eval()
+        with torch.no_grad():
+            return torch.cat([pooled(task.forward(model, b)) for b in data.batches(batch)])
     return torch.cat(each(task, data, module, lambda x: pooled(_only(module, x)), batch=batch))
 
 
@@ -73,7 +77,7 @@ def density(x: Tensor) -> Tensor:
     the features changes nothing; the value is not normalized, as only ratios are used.
     """
     reach = min(_NEIGHBOURS, len(x) - 1)
-    away = [torch.cdist(rows, x, compute_mode=_EXACT) for rows in x.split(_ROWS)]
+    away = [torch.cdist(rows, x, compute_mode=EXACT) for rows in x.split(_ROWS)]
     near = torch.cat([d.kthvalue(reach + 1, 1).values for d in away])
     width = near.median().clamp(min=torch.finfo(x.dtype).tiny)
     return torch.cat([(-0.5 * (d / width).square()).exp().mean(1) for d in away])
@@ -97,7 +101,7 @@ def spread(x: Tensor, k: int, *, weight: float = 0.5) -> Tensor:
     for _ in range(k):
         gain[chosen] = -1
         chosen.append(int(gain.argmax()))
-        away = torch.cdist(x[chosen[-1:]], x, compute_mode=_EXACT)[0]
+        away = torch.cdist(x[chosen[-1:]], x, compute_mode=EXACT)[0]
         left = torch.minimum(left, away)
         gain = dense**weight * left
     return torch.tensor(chosen)
@@ -108,18 +112,21 @@ def cover(x: Tensor, k: int) -> Tensor:
 
     Greedy facility location: the sum over samples of the Gaussian similarity to the most similar
     chosen one, at least 1 - 1/e of the largest possible (Nemhauser et al. 1978).  The bandwidth is
-    the median distance.  Ties go to the first.  Raises DataError for too many.
+    the median distance.  Two samples nearest to each other gain the same: ties go to the one more
+    alike to all, then to the first.  Raises DataError for too many.
     """
     check_count(len(x), k)
-    away = torch.cdist(x, x, compute_mode=_EXACT)
+    away = torch.cdist(x, x, compute_mode=EXACT)
     width = away.median().clamp(min=torch.finfo(x.dtype).tiny)
     alike = (-0.5 * (away / width).square()).exp()
+    central = alike.sum(0)
     best = x.new_zeros(len(x))
     chosen: list[int] = []
     for _ in range(k):
         gain = (alike - best[:, None]).clamp(min=0).sum(0)
         gain[chosen] = -1
-        chosen.append(int(gain.argmax()))
+        tied = gain >= gain.max() - _TIE
+        chosen.append(int(torch.where(tied, central, -1).argmax()))
         best = torch.maximum(best, alike[:, chosen[-1]])
     return torch.tensor(chosen)
 

@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from allot import certify, ledger
+from allot import certify, ledger, part
 from allot import check as checks
 from allot.errors import BudgetError, InputError, MissingError, PlanError
 from allot.files import read_json, write_json
 from allot.job import Budget, Job, say
 from allot.ledger import Use, sample_digests
 from allot.memo import Memo
+from allot.recover import STRONG, Recovery
+from allot.rewrites.rewrite import Rewrite
 from allot.site import Graph
 from allot.solve.milp import smallest, solve
 from allot.space import Space
@@ -136,6 +138,8 @@ def read_job(path: Path) -> Job:
             "pins": tuple((a, b) for a, b in data["pins"]),
             "excludes": tuple(data["excludes"]),
             "method": tuple(data.get("method", ())),
+            "rewrites": part.load(data.get("rewrites", [])),
+            "strong": part.load(data.get("strong")),
         }
     )
 
@@ -195,3 +199,16 @@ def middle(space: Space, bills: Mapping[str, Table], originals: Mapping[str, flo
     """A size halfway (on a log scale) between the smallest and the original."""
     least = smallest(space.counts, bills["size"])[1]
     return math.sqrt(least * originals["size"])
+
+
+def rewrites(job: Job) -> tuple[Rewrite, ...]:
+    """What the network of a job went through; raises PlanError for a file that names others."""
+    found = tuple(r for r in job.rewrites if isinstance(r, Rewrite))
+    if len(found) < len(job.rewrites):
+        raise PlanError("the job names rewrites that are none; its file is not to be trusted")
+    return found
+
+
+def strong(job: Job) -> Recovery:
+    """The recovery of a job's finalists."""
+    return job.strong if isinstance(job.strong, Recovery) else STRONG

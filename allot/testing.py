@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from allot import part
-from allot.num.formats import Int, encode
-from allot.num.rounding import Rounding
+from allot.num.codebook import Codebook
+from allot.num.formats import Grid, Int, UInt, rowwise
+from allot.num.rounding import Rounding, wide
 from allot.option import Effect, Option, Stats
 from allot.part import Part
 from allot.site import Graph, Site, Touch
@@ -120,78 +121,99 @@ def _cheaper(a: Effect, b: Effect) -> bool:
 
 
 class RoundingLaws:
-    """Laws of a rounding. Give `rounding`."""
+    """Laws of a rounding. Give `rounding`, and `formats` for other grids than the usual."""
 
-    formats: tuple[Int, ...] = tuple(Int(bits=b) for b in range(2, 9))
+    formats: tuple[Grid, ...] = (
+        *(Int(bits=b) for b in range(2, 9)),
+        UInt(bits=3),
+        Codebook(bits=3, book=(-4.0, -2.0, -1.0, -0.25, 0.0, 0.5, 1.5, 5.0)),
+    )
 
     @abstractmethod
     def rounding(self) -> Rounding: ...
 
-    def case(self, fmt: Int, *, rows: int = 6, k: int = 9) -> tuple[Tensor, Tensor, Tensor]:
-        """w [rows, k] reaching beyond the grid, scale [rows] of both signs, gram [1, k, k]."""
+    def case(self, fmt: Grid, *, rows: int = 6, k: int = 9) -> tuple[Tensor, Tensor, Tensor]:
+        """w [rows, k] reaching beyond the grid, scale [rows] of both signs, gram [1, k, k].
+
+        A grid that begins at 0 is given what a caller with zero points gives: w + scale * zero.
+        """
         w, x = _random(rows, k), _random(40, k, seed=1) @ _random(k, k, seed=2)
-        scale = w.abs().amax(1) / fmt.hi * torch.linspace(0.6, 1.2, rows, dtype=w.dtype)
-        return w, scale * (1 - 2 * (torch.arange(rows) % 2)), (x.T @ x)[None]
+        low, high = fmt.reach
+        zero = high // 2 if low >= 0 else 0.0
+        scale = w.abs().amax(1) / (high - zero) * torch.linspace(0.6, 1.2, rows, dtype=w.dtype)
+        scale = scale * (1 - 2 * (torch.arange(rows) % 2))
+        return w + scale[:, None] * zero, scale, (x.T @ x)[None]
+
+    def cases(self) -> Iterator[tuple[Grid, Tensor, Tensor, Tensor]]:
+        """Every grid with a scale [rows] and with one for every three columns, [rows, k]."""
+        for fmt in self.formats:
+            w, scale, gram = self.case(fmt)
+            uneven = torch.tensor([1.0, 0.7, 1.3], dtype=w.dtype)
+            yield fmt, w, scale, gram
+            yield fmt, w, scale[:, None] * uneven.repeat_interleave(w.shape[1] // 3), gram
 
     def test_it_survives_a_file(self) -> None:
         assert _survives_a_file(self.rounding())
 
     def test_codes_are_whole_numbers_of_the_format(self) -> None:
-        for fmt in self.formats:
-            w, scale, gram = self.case(fmt)
+        for fmt, w, scale, gram in self.cases():
             for g in (gram, None):
                 codes = self.rounding().codes(w, scale, fmt, g)
                 assert codes.shape == w.shape and torch.equal(codes, codes.round())
                 assert fmt.lo <= codes.min() and codes.max() <= fmt.hi
 
     def test_values_on_the_grid_survive(self) -> None:
-        for fmt in self.formats:
-            w, scale, gram = self.case(fmt)
-            codes = encode(w, scale, fmt)
-            on_grid = codes * scale[:, None]
+        for fmt, w, scale, gram in self.cases():
+            codes = _nearest(w, scale, fmt)
+            on_grid = fmt.values(codes) * wide(scale, w)
             assert torch.equal(codes, self.rounding().codes(on_grid, scale, fmt, gram).double())
 
     def test_without_a_gram_it_is_nearest(self) -> None:
-        for fmt in self.formats:
-            w, scale, _ = self.case(fmt)
+        for fmt, w, scale, _ in self.cases():
             got = self.rounding().codes(w, scale, fmt, None).double()
-            assert torch.equal(encode(w, scale, fmt), got)
+            assert torch.equal(_nearest(w, scale, fmt), got)
 
     def test_inputs_alike_and_apart_make_it_nearest(self) -> None:
-        for fmt in self.formats:
-            w, scale, _ = self.case(fmt)
+        for fmt, w, scale, _ in self.cases():
             white = 7 * torch.eye(w.shape[1], dtype=w.dtype)[None]
             got = self.rounding().codes(w, scale, fmt, white).double()
-            assert torch.equal(encode(w, scale, fmt), got)
+            assert torch.equal(_nearest(w, scale, fmt), got)
 
-    def test_rows_are_rounded_each_for_itself(self) -> None:
+    def test_a_scale_for_every_column_may_be_the_same_one(self) -> None:
         for fmt in self.formats:
             w, scale, gram = self.case(fmt)
+            one = self.rounding().codes(w, scale, fmt, gram)
+            assert torch.equal(one, self.rounding().codes(w, wide(scale, w), fmt, gram))
+
+    def test_rows_are_rounded_each_for_itself(self) -> None:
+        for fmt, w, scale, gram in self.cases():
             order = torch.arange(len(w)).flip(0)
             whole = self.rounding().codes(w, scale, fmt, gram)
             turned = self.rounding().codes(w[order], scale[order], fmt, gram)
             assert torch.equal(whole[order], turned)
 
     def test_a_larger_row_with_a_larger_scale_has_the_same_codes(self) -> None:
-        for fmt in self.formats:
-            w, scale, gram = self.case(fmt)
+        for fmt, w, scale, gram in self.cases():
             factor = 2.0 ** torch.arange(-2, len(w) - 2, dtype=w.dtype)
             whole = self.rounding().codes(w, scale, fmt, gram)
-            stretched = self.rounding().codes(w * factor[:, None], scale * factor, fmt, gram)
+            larger = rowwise(factor, scale) * scale
+            stretched = self.rounding().codes(w * factor[:, None], larger, fmt, gram)
             assert torch.equal(whole, stretched)
 
     def test_the_size_of_the_gram_does_not_matter(self) -> None:
-        for fmt in self.formats:
-            w, scale, gram = self.case(fmt)
+        for fmt, w, scale, gram in self.cases():
             one = self.rounding().codes(w, scale, fmt, gram)
             assert torch.equal(one, self.rounding().codes(w, scale, fmt, 2.0**20 * gram))
 
     def test_what_it_is_given_stays_as_it_is(self) -> None:
-        for fmt in self.formats:
-            given = self.case(fmt)
+        for fmt, *given in self.cases():
             before = [x.clone() for x in given]
             self.rounding().codes(given[0], given[1], fmt, given[2])
             assert same_tensors(before, given)
+
+
+def _nearest(w: Tensor, scale: Tensor, fmt: Grid) -> Tensor:
+    return fmt.nearest(w / wide(scale, w))
 
 
 class TargetLaws:

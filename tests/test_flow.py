@@ -224,7 +224,7 @@ def test_a_drop_that_cannot_be_proven_writes_front_and_report_and_no_artefact(
     tmp_path: Path,
 ) -> None:
     said: list[str] = []
-    with pytest.raises(NotCertified, match=r"nearest is point \d") as found:
+    with pytest.raises(NotCertified, match=r"is proven to lose at most 0.1 points") as found:
         job(task(), tmp_path / "out", max_drop=0.1, tell=said.append)
     assert found.value.exit_code == 3 and "cannot be proven" in said[0]
     names = {p.name for p in (tmp_path / "out").iterdir()}

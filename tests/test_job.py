@@ -16,6 +16,8 @@ from allot import setup
 from allot.errors import InputError
 from allot.files import write_json
 from allot.job import Job, budget, budgets, say
+from allot.recover import Recovery
+from allot.rewrites.bn_folding import FoldNorms
 from allot.target import Workload
 
 
@@ -122,6 +124,8 @@ OTHER = {
     "pins": (),
     "excludes": ("re:head", "re:conv"),
     "method": ("harm.hawq",),
+    "rewrites": (FoldNorms(),),
+    "strong": Recovery(samples=7),
 }
 
 

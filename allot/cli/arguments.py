@@ -41,6 +41,15 @@ Recipe = Annotated[
         show_default=False,
     ),
 ]
+Bits = Annotated[
+    str,
+    typer.Option(
+        metavar="W4A8",
+        help="One precision for all that the recipe quantizes, W4A8g32 for weights in groups of "
+        "32; without it the search chooses.",
+        show_default=False,
+    ),
+]
 Evaluations = Annotated[
     float | None,
     typer.Option(

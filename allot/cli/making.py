@@ -49,6 +49,7 @@ def compress(
         ),
     ] = "",
     recipe: a.Recipe = "",
+    bits: a.Bits = "",
     evaluations: a.Evaluations = None,
     target: a.TargetName = "openvino-cpu",
     batch: a.Batch = 32,
@@ -85,9 +86,10 @@ def compress(
     asked = jobs.budgets(budget)
     pinned, left = words.pins(pin), words.excludes(exclude)
     published = by_name(recipe) if recipe else None
-    made_for, builders = runtimes.by_name(target), words.decided(axes, published)
+    made_for = runtimes.by_name(target)
+    builders = words.decided(axes, published, bits=bits)
     passes = words.passes(evaluations)
-    search = _job(published, budgets=budget, max_drop=max_drop)
+    search = _job(published, budgets=budget, max_drop=max_drop, bits=bits)
     with stream.diverted():
         found = task_file.find(task, seed=seed)
     folder = out or Path("runs") / found.name
@@ -133,17 +135,21 @@ def compress(
 
 
 def _job(
-    recipe: Recipe | None, *, budgets: Sequence[str], max_drop: float
+    recipe: Recipe | None, *, budgets: Sequence[str], max_drop: float, bits: str
 ) -> Callable[..., flow.Outcome]:
     """The whole job, searched as a recipe says or by allot's own loop."""
     if recipe is None:
         return flow.compress
-    return functools.partial(
+    job = functools.partial(
         flow.compress,
         signals=recipe.signals,
-        searcher=recipe.searched(budgets=budgets, max_drop=max_drop),
+        searcher=recipe.searched(budgets=budgets, max_drop=max_drop, bits=bits),
         prepare=recipe.prepare,
     )
+    scheme = recipe.scheme(bits)
+    if scheme is None:
+        return job
+    return functools.partial(job, rewrites=scheme.rewrites, strong=scheme.recovery)
 
 
 def _show_forecast(

@@ -13,7 +13,7 @@ from allot import AXES, options, runtimes, setup, task_file
 from allot.errors import InputError, PlanError
 from allot.flow import Axis
 from allot.job import Job
-from allot.recipes import Recipe
+from allot.recipes import Recipe, by_name
 from allot.target import Target
 from allot.task import Task
 
@@ -33,18 +33,28 @@ def axes(text: str) -> dict[str, Axis]:
     return {n: _axis(n) for n in names}
 
 
-def decided(text: str, recipe: Recipe | None) -> dict[str, Axis]:
+def decided(text: str, recipe: Recipe | None, *, bits: str = "") -> dict[str, Axis]:
     """The axes of `--axes`; where it is not given, the recipe's, or the usual ones without one.
 
-    Raises InputError, also for an axis that the recipe does not decide.
+    bits: of `--bits`; a recipe that quantizes in a way of its own has a precision axis of its own,
+    "RECIPE:BITS".  Raises InputError, also for an axis that the recipe does not decide.
     """
     if recipe is None:
+        if bits:
+            raise InputError(f"--bits {bits} is for a --recipe that quantizes; name one")
         return axes(text or USUAL)
     given = tuple(axes(text)) if text else ()
-    return axes(",".join(recipe.covered(given)))
+    names = recipe.covered(given)
+    if recipe.passes is None and not bits:
+        return axes(",".join(names))
+    own = f"{recipe.name}:{bits}"
+    return {own if n == "precision" else n: _axis(own if n == "precision" else n) for n in names}
 
 
 def _axis(name: str) -> Axis:
+    recipe, colon, bits = name.partition(":")
+    if colon:
+        return by_name(recipe).axis(bits)
     if name not in all_axes():
         raise InputError(f"there is no axis {name!r}; there are {', '.join(all_axes())}")
     found: Axis = importlib.import_module(f"allot.options.{name}").space

@@ -38,8 +38,15 @@ class Rows:
         return torch.where((self.error(new) < self.error(codes))[:, :, None], new, codes)
 
 
-def grouped(w: Tensor, scale: Tensor, grid: Grid, gram: Tensor) -> Rows:
-    """w [out, k], scale [out] or [out, k], gram [groups, k, k] -> the rows of every group."""
+def grouped(w: Tensor, scale: Tensor, grid: Grid, gram: Tensor, *, damp: float = 0.0) -> Rows:
+    """w [out, k], scale [out] or [out, k], gram [groups, k, k] -> the rows of every group.
+
+    damp: added to the diagonal of the gram, relative to its mean: the error on inputs with that
+    much white noise, so that few samples do not move codes far for little (as in Gptq).
+    """
     groups, k = gram.shape[0], gram.shape[-1]
     rows, scales = (x.double().reshape(groups, -1, k) for x in (w, wide(scale, w)))
-    return Rows(w=rows, scale=scales, gram=gram.double(), grid=grid)
+    wide_gram = gram.double()
+    mean = wide_gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
+    noise = torch.diag_embed((damp * mean).expand(groups, k))
+    return Rows(w=rows, scale=scales, gram=wide_gram + noise, grid=grid)

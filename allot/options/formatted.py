@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from allot.errors import InputError
+from allot.num.clipping import PNorm
 from allot.num.formats import Format
 from allot.num.lowrank import compensation
 from allot.num.ranges import Ranges
 from allot.num.rounding import Gptq, Rounding
-from allot.option import Effect, Option, Statistic, Stats
+from allot.option import Effect, Option, Statistic, Stats, count
 from allot.options.format_layer import FormatLayer
 from allot.options.narrow import kept_gram
 from allot.options.statistics import gram_of
@@ -28,41 +29,50 @@ _FACTOR_BYTES = 2
 class Formatted(Option):
     """A weight [out, k] on a format, its error made up for by a product of rank `rank`.
 
-    ranges: how scales and grid are fitted.  rounding: how codes are chosen.  rank: of the factors
-    [out, rank] and [rank, k] in half precision that are added (LoRC, Yao et al. 2023; here of
-    least output error on the calibration data); 0 for none.  name: as users type it.
+    format: None is the original.  ranges: how scales and grid are fitted.  rounding: how codes are
+    chosen.  rank: of the factors [out, rank] and [rank, k] in half precision that are added (LoRC,
+    Yao et al. 2023; here of least output error on the calibration data); 0 for none.  name: as
+    users type it.
 
     It computes in float, expanded when the network is loaded.
     """
 
     kind: ClassVar[str] = "weight"
     level: ClassVar[int] = 1
-    name: str
-    format: Format
-    ranges: Ranges
-    rounding: Rounding = Gptq()  # noqa: RUF009 - frozen, shared by intent
+    name: str = "float"
+    format: Format | None = None
+    ranges: Ranges = PNorm()  # noqa: RUF009 - frozen, shared by intent
+    rounding: Rounding = Gptq()  # noqa: RUF009
     rank: int = 0
 
     @property
     def label(self) -> str:
         return self.name
 
+    @property
+    def is_original(self) -> bool:
+        return self.format is None
+
     def effect(self, site: Site) -> Effect:
-        width = self.format.grid.width
-        return Effect(stored_bits=width, compute_bits=width, stores=self)
+        if self.format is None:
+            return Effect()
+        return Effect(stored_bits=self.format.grid.width, compute_bits=32, stores=self)
 
     def stored_bytes(self, rows: int, k: int) -> int:
         """Bytes of codes, scales and factors for a weight [rows, k]."""
-        return self.format.stored_bytes(rows, k) + _FACTOR_BYTES * self.rank * (rows + k)
+        codes = 4 * rows * k if self.format is None else self.format.stored_bytes(rows, k)
+        return codes + _FACTOR_BYTES * self.rank * (rows + k)
 
     @property
     def takes_gain(self) -> bool:
         """Whether scales can take in what a norm multiplies."""
-        return self.format.takes_gain
+        return self.format is None or self.format.takes_gain
 
     def needs(self, site: Site, graph: Graph) -> tuple[Statistic, ...]:
+        if self.format is None:
+            return ()
         layer = graph.layer(site.touches[0].module)
-        rows, k = site.shape[0], _columns(site)
+        rows, k = site.shape[0], count(site.shape[1:])
         self.format.shape(rows, k)
         if self.rank > min(rows, k):
             raise InputError(
@@ -81,6 +91,7 @@ class Formatted(Option):
         """The layer on the format, for inputs of second moment gram [g, k, k]."""
         if not isinstance(module, nn.Conv2d | nn.Linear):
             raise TypeError(f"a weight format needs a convolution or linear, got {type(module)}")
+        assert self.format is not None
         w = module.weight.detach()
         rows = w.reshape(w.shape[0], -1)
         fit = self.ranges.fit(rows, self.format, curvature=_curvature(rows, gram))
@@ -106,13 +117,6 @@ class Formatted(Option):
         shift = torch.zeros(()) if zero is None else fmt.spread(zero, k).expand_as(rows).to(rows)
         codes = self.rounding.codes(rows + wide * shift, wide, fmt.grid, gram).to(rows)
         return (fmt.grid.values(codes) - shift) * wide
-
-
-def _columns(site: Site) -> int:
-    k = 1
-    for n in site.shape[1:]:
-        k *= n
-    return k
 
 
 def _curvature(rows: Tensor, gram: Tensor | None) -> Tensor | None:

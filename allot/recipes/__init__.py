@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from allot.errors import InputError
+from allot.recipes.branches import LORC, SVDQUANT
 from allot.recipes.curvature import AUGMENTED, HAWQ
 from allot.recipes.data_free import ZEROQ
 from allot.recipes.evolution import SIMQ_NAS
 from allot.recipes.experts import DELE
+from allot.recipes.floats import LLM_FP4
+from allot.recipes.migration import AWQ, OS_PLUS, OUTLIER_SUPPRESSION, SMOOTHQUANT
 from allot.recipes.recipe import Paper as Paper
 from allot.recipes.recipe import Recipe as Recipe
+from allot.recipes.reconstruction import ADAQUANT, BRECQ, QDROP
 from allot.recipes.relevance import LRP_QVIT
-from allot.recipes.repaired import ADAQUANT
+from allot.recipes.rounding import ADAROUND, GPTQ, HQQ, NUPES
 
-# by their number in the survey
-ALL: tuple[Recipe, ...] = (ADAQUANT, AUGMENTED, ZEROQ, HAWQ, LRP_QVIT, SIMQ_NAS, DELE)
+# by their number in the survey, then those without one by year
+ALL: tuple[Recipe, ...] = (
+    ADAQUANT, QDROP, NUPES, AUGMENTED, ZEROQ, HAWQ, LRP_QVIT, LLM_FP4, LORC, SVDQUANT,
+    OUTLIER_SUPPRESSION, OS_PLUS, SIMQ_NAS, DELE,
+    ADAROUND, BRECQ, GPTQ, SMOOTHQUANT, AWQ, HQQ,
+)  # fmt: skip
 
 
 def by_name(name: str) -> Recipe:

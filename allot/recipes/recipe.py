@@ -9,8 +9,14 @@ from importlib.util import find_spec
 
 from allot.errors import InputError, MissingError
 from allot.explore import Searcher, Signal
-from allot.flow import Prepare
+from allot.flow import Axis, Prepare
+from allot.harm.fisher import fisher
 from allot.job import method
+from allot.recipes import offered
+from allot.recipes.bits import Bits, parsed
+from allot.recipes.offered import Passes
+from allot.scheme import Scheme
+from allot.searchers.asked import as_asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +36,13 @@ class Paper:
 class Recipe:
     """What `compress` composes when it is asked for a published method by name.
 
-    row: the method's number in the survey of systems.  axes: what it decides.  signals: what
-    harm it foresees, the main one first.  searcher: how it chooses plans.  prepare: what it
-    makes of the task's data.  floor: it takes no budget, but lowers bills as far as the metric on
-    the search data allows; its searcher has a keyword of that name, in points.  library: an
-    optional one that it needs.  part: "complete",
-    or which part of the method this is.  differs: in what it departs from the paper.  oracle: what
+    row: the method's number in the survey of systems, "" where it has none.  axes: what it decides.
+    signals: what harm it foresees, the main one first.  searcher: how it chooses plans, None for
+    allot's own search.  prepare: what it makes of the task's data.  passes: what it makes of a
+    network for the precision asked for; its precision axis is then its own.  floor: it takes no
+    budget, but lowers bills as far as the metric on the search data allows; its searcher has a
+    keyword of that name, in points.  library: an optional one that it needs.  part: "complete", or
+    which part of the method this is.  differs: in what it departs from the paper.  oracle: what
     its answer is checked against.
     """
 
@@ -43,9 +50,10 @@ class Recipe:
     row: str
     paper: Paper
     axes: tuple[str, ...]
-    signals: tuple[Signal, ...]
-    searcher: Callable[..., None]
+    signals: tuple[Signal, ...] = (fisher,)
+    searcher: Callable[..., None] | None = None
     prepare: Prepare | None = None
+    passes: Passes | None = None
     floor: bool = False
     library: str = ""
     part: str = "complete"
@@ -55,7 +63,36 @@ class Recipe:
     @property
     def made_of(self) -> tuple[str, ...]:
         """Names of the shared parts, as they are imported from allot."""
-        return method(self.prepare, *self.signals, self.searcher)
+        return method(self.prepare, *self._passes, *self.signals, self.searcher)
+
+    @property
+    def _passes(self) -> tuple[object, ...]:
+        """Classes of the parts that a network goes through."""
+        if self.passes is None:
+            return ()
+        scheme = self.passes(Bits())
+        inside = [getattr(scheme.weight, name, None) for name in ("ranges", "rounding")]
+        found = [*scheme.rewrites, *inside, scheme.activation, scheme.recovery.reconstruction]
+        return tuple(dict.fromkeys(type(x) for x in found if x is not None))
+
+    def axis(self, bits: str) -> Axis:
+        """The precision axis of its own; bits: "W4A8", or "" for every width of weights.
+
+        Raises InputError for a recipe that quantizes as any other, and for bits that are none.
+        """
+        if self.passes is None:
+            raise InputError(
+                f"recipe {self.name!r} decides how many bits there are; leave --bits out, or take "
+                "a recipe that quantizes in a way of its own"
+            )
+        given = parsed(bits) if bits else None
+        return functools.partial(offered.space, passes=self.passes, bits=given)
+
+    def scheme(self, bits: str) -> Scheme | None:
+        """What a network goes through, None for a recipe that only chooses."""
+        if self.passes is None:
+            return None
+        return self.passes(parsed(bits) if bits else Bits())
 
     def covered(self, axes: tuple[str, ...]) -> tuple[str, ...]:
         """The axes asked for, all of the recipe's where none are.
@@ -70,8 +107,10 @@ class Recipe:
                 )
         return axes or self.axes
 
-    def searched(self, *, budgets: Sequence[str], max_drop: float) -> Searcher:
-        """The searcher for what was asked.
+    def searched(
+        self, *, budgets: Sequence[str], max_drop: float, bits: str = ""
+    ) -> Searcher | None:
+        """The searcher for what was asked; None for allot's own.
 
         Raises InputError for budgets that it does not take, MissingError without its library.
         """
@@ -79,7 +118,9 @@ class Recipe:
             raise MissingError(
                 f"recipe {self.name!r} needs {self.library}: pip install 'allot[bench]'"
             )
-        if not self.floor:
+        if bits:
+            return as_asked
+        if not self.floor or self.searcher is None:
             return self.searcher
         if budgets:
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,19 @@ from allot.moves import Channels, Known, moved
 from allot.provenance import tensors
 
 # f(s x) = s f(x) for s > 0, element by element
-_RECTIFIERS = {"relu", "relu_", "leaky_relu", "leaky_relu_"}
-# the same, over places of one channel
+_RECTIFIERS = {"relu", "relu_", "leaky_relu", "leaky_relu_", "_prelu_kernel", "abs"}
+# linear in the one factor that is followed
+_PRODUCTS = {"mul", "mul_", "div", "div_"}
+# the same, over places of one channel; a zero stays zero under a scale, not under a shift
 _REDUCTIONS = {
     "max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "_adaptive_avg_pool2d", "mean", "sum",
-    "amax", "amin",
+    "amax", "amin", "constant_pad_nd",
 }  # fmt: skip
 # elements stay what they are
 _MOVES = {
     "clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "view_as", "view",
     "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "slice", "select",
-    "unsqueeze", "squeeze", "expand", "constant_pad_nd",
+    "unsqueeze", "squeeze", "expand",
 }  # fmt: skip
 # ops that only ask for a tensor's kind
 _QUIET = {"new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "empty_like", "ones_like"}
@@ -34,23 +37,34 @@ def carried(
 ) -> list[Channels] | None:
     """Channels of what an op returns; None where a scale per channel does not pass.
 
-    rectified: whether relu and the like, pools and reductions over places may lie in between.
+    rectified: whether relu and the like, products with what is not followed, pools and reductions
+    over places may lie in between; without, only moves of elements may.
     """
     if name in _QUIET:
         return []
     if name == "cat":
         return _joined(args, known)
-    first = known(args[0]) if args and isinstance(args[0], Tensor) else None
-    if first is None or not outs or any(known(t) is not None for t in tensors(args[1:])):
+    followed = [t for t in tensors(args) if known(t) is not None]
+    if len(followed) != 1 or not outs:
         return None
-    if name in _RECTIFIERS:
-        return [first] if rectified else None
+    if rectified and name in _PRODUCTS:
+        return _product(name, followed[0], args, outs, known)
+    first = known(args[0]) if isinstance(args[0], Tensor) else None
+    return None if first is None else _moved(name, first, args, outs, known, rectified)
+
+
+def _moved(
+    name: str, first: Channels, args: tuple[Any, ...], outs: Sequence[Tensor], known: Known,
+    rectified: bool,
+) -> list[Channels] | None:  # fmt: skip
+    """Channels of an op of one tensor."""
+    if rectified and name in _RECTIFIERS:
+        return [first]
     rule = _RULES.get(name)
     if rule is not None:
         return rule(first, args, outs)
-    if name == "constant_pad_nd" and len(args) > 2 and args[2]:
-        return None
-    if name not in _MOVES and not (rectified and name in _REDUCTIONS):
+    filled = name == "constant_pad_nd" and len(args) > 2 and bool(args[2])
+    if filled or name not in (_MOVES | _REDUCTIONS if rectified else _MOVES):
         return None
     found = moved(name, args, outs[0], known)
     return None if found is None else [found]
@@ -69,13 +83,24 @@ def _joined(args: tuple[Any, ...], known: Known) -> list[Channels] | None:
     return [Channels(dim=along, ids=np.concatenate(filled))]
 
 
+def _product(
+    name: str, x: Tensor, args: tuple[Any, ...], outs: Sequence[Tensor], known: Known
+) -> list[Channels] | None:
+    c = known(x)
+    assert c is not None
+    dim = c.dim + outs[0].dim() - x.dim()
+    divides = name.startswith("div") and args[0] is not x
+    if divides or outs[0].shape[dim] != len(c.ids):
+        return None
+    return [Channels(dim=dim, ids=c.ids)]
+
+
 def _split(c: Channels, args: tuple[Any, ...], outs: Sequence[Tensor]) -> list[Channels]:
     along = (args[2] if len(args) > 2 else 0) % args[0].dim()
     if along != c.dim:
         return [c for _ in outs]
     starts = np.cumsum([0, *(t.shape[along] for t in outs)])
-    pairs = zip(starts[:-1], starts[1:], strict=True)
-    return [Channels(dim=c.dim, ids=c.ids[a:b]) for a, b in pairs]
+    return [Channels(dim=c.dim, ids=c.ids[a:b]) for a, b in pairwise(starts)]
 
 
 def _unbound(c: Channels, args: tuple[Any, ...], outs: Sequence[Tensor]) -> list[Channels] | None:

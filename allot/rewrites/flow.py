@@ -22,40 +22,44 @@ from allot.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """A layer that reads a source. channels: per input channel of the layer, the source's or -1."""
+    """A module that reads a source. channels: per input channel, the source's or -1."""
 
     module: str
     channels: tuple[int, ...]
-
-    @property
-    def whole(self) -> bool:
-        """Whether the layer reads the source's channels as they are, each once, in order."""
-        return self.channels == tuple(range(len(self.channels)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flow:
     """Where a module's output goes.
 
-    channels: of the output.  readers: convolutions and linears in execution order.  leak: what
-    else it meets ("" where nothing does): only without a leak may its channels be scaled in
-    the source and scaled back in its readers.
+    channels: of the output.  readers: convolutions and linears in execution order.  norms: batch
+    norms that read it.  leak: what else it meets ("" where nothing does).
     """
 
     source: str
     channels: int
     readers: tuple[Reading, ...]
-    leak: str
+    norms: tuple[Reading, ...] = ()
+    leak: str = ""
+
+    @property
+    def closed(self) -> bool:
+        """Whether only layers read it: what the source does to its channels, they can undo."""
+        return bool(self.readers) and not self.norms and not self.leak
+
+    def is_whole(self, reading: Reading) -> bool:
+        """Whether a reader sees all channels as they are, each once, in order."""
+        return reading.channels == tuple(range(self.channels))
 
 
 def flows(task: Task, sources: Sequence[str], *, rectified: bool = True) -> dict[str, Flow]:
     """Where the outputs of some modules go, from one run of a copy of `task.model`.
 
-    rectified: whether relu and the like, reductions over places and pools may lie in between
-    (they let a positive scale per channel pass); without, only moves of elements may, so that
-    any change of the channels' basis that the readers undo would pass.  Channels are dim 1 of
-    what a convolution or batch norm makes and the last dim of all else.  A module that is called
-    twice, or not at all, leaks.
+    rectified: whether relu and the like, products, pools and reductions over places may lie in
+    between (they let a positive scale per channel pass); without, only moves of elements may, so
+    that any linear change of the channels that the readers undo would pass.  Channels are dim -3
+    of what a convolution makes, dim 1 of a batch norm's and the last dim of all else.  A module
+    that is called twice, or not at all, leaks.
     """
     model = copied(task)
     watch = _Watch(rectified=rectified, units=_units(model))
@@ -75,8 +79,7 @@ def flows(task: Task, sources: Sequence[str], *, rectified: bool = True) -> dict
 
 
 def _units(model: nn.Module) -> set[str]:
-    kinds = nn.Conv2d | nn.Linear
-    return {n for n, m in model.named_modules() if is_unit(m) and isinstance(m, kinds)}
+    return {n for n, m in model.named_modules() if is_unit(m)}
 
 
 @dataclass(kw_only=True)
@@ -84,6 +87,7 @@ class _Source:
     start: int
     width: int
     readers: list[Reading] = field(default_factory=list)
+    norms: list[Reading] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
 
 
@@ -119,11 +123,16 @@ class _Watch(TorchDispatchMode):
         if name not in self.sources:
             return Flow(source=name, channels=0, readers=(), leak="it never runs")
         found = self.sources[name]
-        modules = [name, *(r.module for r in found.readers)]
-        often = [m for m in modules if self.called[m] > 1 or modules.count(m) > 1]
+        modules = [name, *(r.module for r in (*found.readers, *found.norms))]
+        often = [m for m in modules if self.called[m] > 1]
         leaks = [*found.leaks, *(f"{m} is called more than once" for m in often)]
-        leak = leaks[0] if leaks else ""
-        return Flow(source=name, channels=found.width, readers=tuple(found.readers), leak=leak)
+        return Flow(
+            source=name,
+            channels=found.width,
+            readers=tuple(found.readers),
+            norms=tuple(found.norms),
+            leak=leaks[0] if leaks else "",
+        )
 
     def hooks(self, name: str, module: nn.Module, *, is_source: bool) -> Any:
         is_unit = name in self.units
@@ -146,26 +155,28 @@ class _Watch(TorchDispatchMode):
     def _begin(self, name: str, module: nn.Module, output: Any) -> None:
         if not isinstance(output, Tensor):
             raise ModelError(f"{name} returns {type(output).__name__}; it must return a tensor")
-        dim = 1 if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.BatchNorm1d) else -1
+        dim = _dim(module, output)
         width = output.shape[dim]
-        source = self.sources.setdefault(name, _Source(start=self.count, width=width))
-        if source.start == self.count:
+        if name not in self.sources:
+            self.sources[name] = _Source(start=self.count, width=width)
             self.count += width
-        ids = np.arange(source.start, source.start + width)
-        self.set(output, Channels(dim=dim % output.dim(), ids=ids))
+        start = self.sources[name].start
+        self.set(output, Channels(dim=dim, ids=np.arange(start, start + width)))
 
     def _read(self, name: str, module: nn.Module, x: Tensor) -> None:
         found = self.known(x)
         if found is None:
             return
-        if found.dim != (x.dim() - 3 if isinstance(module, nn.Conv2d) else x.dim() - 1):
+        if found.dim != _dim(module, x):
             self.leak([x], f"{name} reads it along another dim")
             return
         for source in self.sources.values():
             here = _part(found.ids, source)
             if here.any():
                 ids = np.where(here, found.ids - source.start, -1)
-                source.readers.append(Reading(module=name, channels=tuple(ids.tolist())))
+                is_norm = isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+                among = source.norms if is_norm else source.readers
+                among.append(Reading(module=name, channels=tuple(ids.tolist())))
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -189,3 +200,10 @@ class _Watch(TorchDispatchMode):
 
 def _part(ids: Ids, source: _Source) -> Any:
     return (ids >= source.start) & (ids < source.start + source.width)
+
+
+def _dim(module: nn.Module, x: Tensor) -> int:
+    """Where the channels of what a module reads and makes lie."""
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        return 1
+    return x.dim() - (3 if isinstance(module, nn.Conv2d) else 1)

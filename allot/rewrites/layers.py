@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from allot.errors import ModelError
 from allot.record import is_unit
-from allot.sweep import observed
+from allot.sweep import Observer, observed
 from allot.task import Task
 
 # how many calibration inputs run at a time
@@ -23,8 +23,9 @@ def copied(task: Task) -> nn.Module:
 
 
 def put(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Replaces a module (in place) under every name by which the network holds it."""
+    """Replaces a module (in place) under every name by which the network holds it, in eval mode."""
     old = model.get_submodule(name)
+    new.eval()
     for parent in list(model.modules()):
         for child, module in list(parent._modules.items()):
             if module is old:
@@ -87,27 +88,38 @@ def output_sizes(module: nn.Conv2d | nn.Linear) -> Tensor:
     return module.weight.detach().abs().flatten(1).amax(1)
 
 
-def magnitudes(task: Task, model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
-    """Largest magnitude of the input of some layers per channel, over the calibration inputs.
+def extremes(
+    task: Task, model: nn.Module, names: Sequence[str]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Least and largest input of some layers per channel, over the calibration inputs.
 
-    A layer that never ran is missing.  {module: [in]}.
+    A layer that never ran is missing.  {module: (lo [in], hi [in])}.
     """
-    found: dict[str, Tensor] = {}
+    found: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def observer(name: str, dim: int) -> object:
+    def observer(name: str, dim: int) -> Observer:
         def observe(x: Tensor) -> None:
-            if x.numel():
-                size = x.detach().abs().movedim(dim, 0).flatten(1).amax(1)
-                found[name] = torch.maximum(found[name], size) if name in found else size
+            if not x.numel():
+                return
+            lo, hi = x.detach().movedim(dim, 0).flatten(1).aminmax(dim=1)
+            if name in found:
+                lo, hi = lo.minimum(found[name][0]), hi.maximum(found[name][1])
+            found[name] = (lo, hi)
 
         return observe
 
     dims = {n: -3 if isinstance(layer(model, n), nn.Conv2d) else -1 for n in names}
     hooks = {(n, "in"): [observer(n, d)] for n, d in dims.items()}
-    with torch.no_grad(), observed(model, hooks):  # type: ignore[arg-type]
+    with torch.no_grad(), observed(model, hooks):
         for batch in task.calibrate.batches(BATCH):
             task.forward(model, batch)
     return found
+
+
+def magnitudes(task: Task, model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    """Largest magnitude of the input of some layers per channel: {module: [in]}; see `extremes`."""
+    found = extremes(task, model, names)
+    return {n: torch.maximum(-lo, hi) for n, (lo, hi) in found.items()}
 
 
 def units(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:

@@ -18,7 +18,8 @@ CHANNELS = 8
 def can(option: Option, site: Site, graph: Graph, *, name: str) -> str:
     """ "" where a CPU runtime runs the option, else why not.
 
-    Weights of 2 to 8 bits are stored packed and expanded to int8, for which there are kernels;
+    Weights of 2 to 8 bits are stored packed and expanded to int8, for which there are kernels, or
+    to float where they are on another format;
     tensors between layers are 8-bit integers or float; channels come in groups of 8.  A block that
     is left out needs no kernel; tokens are left out by TopK and GatherElements, which both have.
     """
@@ -27,8 +28,10 @@ def can(option: Option, site: Site, graph: Graph, *, name: str) -> str:
     effect = option.effect(site)
     if option.kind == "weight":
         fits = 2 <= effect.stored_bits <= 8
-        return "" if fits else f"{name} stores integer weights of 2 to 8 bits"
+        return "" if fits else f"{name} stores weights of 2 to 8 bits"
     if option.kind == "activation":
+        if not effect.fixed:
+            return f"{name} takes tensors of one range that is known beforehand"
         return "" if effect.compute_bits == 8 else f"{name} computes with 8-bit integers only"
     if option.kind in ("block", "tokens"):
         return ""

@@ -16,6 +16,7 @@ from allot.errors import InputError, PlanError
 from allot.in_process import InProcess, Span, Values
 from allot.memo import Memo
 from allot.recover import Recovery
+from allot.rewrites.rewrite import rewritten
 from allot.space import Choice, Point, Space
 from allot.task import Task
 from allot.task_file import find
@@ -28,14 +29,19 @@ class Factory:
 
     source: "digits-resnet", "FILE.py:FUNCTION" (the path must hold where the worker runs), or
     "package.module:function", which is imported and called with the arguments (JSON data).
+    rewrites: what its network then goes through, as JSON data.
     """
 
     source: str
     seed: int = 0
     arguments: tuple[Any, ...] = ()
+    rewrites: tuple[Any, ...] = ()
 
     def task(self) -> Task:
         """The task; raises InputError where there is none."""
+        return rewritten(self._original(), [part.load(r) for r in self.rewrites])
+
+    def _original(self) -> Task:
         module, colon, function = self.source.rpartition(":")
         if not colon or module.endswith(".py"):
             return find(self.source, seed=self.seed)
@@ -72,7 +78,7 @@ class Order:
 def load(data: dict[str, Any]) -> Order:
     """The order that `dump` wrote."""
     factory = data["factory"]
-    made = Factory(**{**factory, "arguments": tuple(factory["arguments"])})
+    made = Factory(**{**factory, **{k: tuple(factory[k]) for k in ("arguments", "rewrites")}})
     return Order(**{**data, "factory": made, "choices": tuple(data["choices"])})
 
 

@@ -1,0 +1,175 @@
+"""Quantizers: modules that put a tensor on a grid, and the wrappers that hold them at an edge.
+
+The gradient passes straight through inside the range and is 0 outside (Bengio et al. 2013);
+scales and zero points get none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from allot.errors import InputError, PlanError
+from allot.num.affine import ends, rounded
+from allot.num.formats import Grid
+from allot.num.live_ranges import AtRunTime
+from allot.options.standins import QuantizedInput, QuantizedOutput
+
+
+class _Through(torch.autograd.Function):
+    """Nearest values forward, the identity inside the range backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, grid: Grid) -> Tensor:
+        low, high = ends(scale, zero, grid)
+        ctx.save_for_backward((x >= low) & (x <= high))
+        return rounded(x.float(), scale, zero, grid).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (inside,) = ctx.saved_tensors
+        return grads[0] * inside, None, None, None
+
+
+class Quantizer(nn.Module):
+    """Any tensor -> one of the same shape on a grid."""
+
+    grid: Grid
+
+
+class StaticQuantizer(Quantizer):
+    """Ranges that were fixed beforehand: scale, zero [1] or one for every channel along `dim`.
+
+    Channels that were joined from several tensors have equal entries where they come from one.
+    """
+
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, *, grid: Grid, scale: Tensor, zero: Tensor, dim: int) -> None:
+        nn.Module.__init__(self)
+        self.grid, self.dim = grid, dim
+        self.register_buffer("scale", scale.detach().clone().float())
+        self.register_buffer("zero", zero.detach().clone().float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = len(self.scale)
+        if n == 1:
+            scale, zero = self.scale, self.zero
+        elif n != x.shape[self.dim]:
+            raise PlanError(
+                f"a tensor of {x.shape[self.dim]} channels meets ranges for {n}; where channels "
+                "are removed behind this edge, one range for the whole tensor would do"
+            )
+        else:
+            shape = [1] * x.dim()
+            shape[self.dim] = n
+            scale, zero = self.scale.view(shape), self.zero.view(shape)
+        out: Tensor = _Through.apply(x, scale, zero, self.grid)
+        return out
+
+
+class LiveQuantizer(Quantizer):
+    """Ranges of every unit from the tensor itself, when it comes.
+
+    dim: of the channels, 1 (then a token is a whole sample) or -1.  group: channels of a token
+    that share a range, 0 for all of them, -1 for all of a sample.
+    """
+
+    def __init__(self, *, grid: Grid, ranges: AtRunTime, dim: int, group: int) -> None:
+        nn.Module.__init__(self)
+        self.grid, self.ranges, self.dim, self.group = grid, ranges, dim, group
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.detach().reshape(-1, self.size(x))
+        scale, zero = self.ranges.fit(rows, self.grid, samples=len(x))
+        shaped = x.reshape(rows.shape)
+        out: Tensor = _Through.apply(shaped, scale[:, None], zero[:, None], self.grid)
+        return out.view(x.shape)
+
+    def size(self, x: Tensor) -> int:
+        """How many values, one after the other, share a range."""
+        channels, sample = x.shape[self.dim], x[0].numel()
+        whole = sample if self.dim == 1 else channels
+        if self.group < 0:
+            return sample
+        if self.group == 0:
+            return whole
+        if channels % self.group:
+            raise PlanError(f"groups of {self.group} meet a tensor of {channels} channels")
+        return self.group * (whole // channels)
+
+
+class SteppedQuantizer(Quantizer):
+    """A range of its own at every step of a sampler: scale, zero [steps].
+
+    step: which one holds now; set for a while by `at_step`.
+    """
+
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, *, grid: Grid, scale: Tensor, zero: Tensor) -> None:
+        nn.Module.__init__(self)
+        self.grid, self.step = grid, 0
+        self.register_buffer("scale", scale.detach().clone().float())
+        self.register_buffer("zero", zero.detach().clone().float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        at = slice(self.step, self.step + 1)
+        out: Tensor = _Through.apply(x, self.scale[at], self.zero[at], self.grid)
+        return out
+
+
+@contextmanager
+def at_step(model: nn.Module, step: int) -> Iterator[None]:
+    """Every stepped quantizer of a model uses the range of a step for a while.
+
+    Raises InputError for a step that one of them has no range for.
+    """
+    found = [m for m in model.modules() if isinstance(m, SteppedQuantizer)]
+    for m in found:
+        if not 0 <= step < len(m.scale):
+            raise InputError(f"ranges are there for steps 0 to {len(m.scale) - 1}, not for {step}")
+    before = [m.step for m in found]
+    try:
+        for m in found:
+            m.step = step
+        yield
+    finally:
+        for m, old in zip(found, before, strict=True):
+            m.step = old
+
+
+class FormattedInput(QuantizedInput):
+    """`inner` after its first input went through a quantizer."""
+
+    def __init__(self, *, inner: nn.Module, quantizer: Quantizer) -> None:
+        nn.Module.__init__(self)
+        self.inner, self.quantizer = inner, quantizer
+
+    def quantize(self, x: Tensor) -> Tensor:
+        out: Tensor = self.quantizer(x)
+        return out
+
+
+class FormattedOutput(QuantizedOutput):
+    """`inner` whose output goes through a quantizer."""
+
+    def __init__(self, *, inner: nn.Module, quantizer: Quantizer) -> None:
+        nn.Module.__init__(self)
+        self.inner, self.quantizer = inner, quantizer
+
+    def quantize(self, x: Tensor) -> Tensor:
+        out: Tensor = self.quantizer(x)
+        return out
+
+
+def at_edge(inner: nn.Module, role: str, quantizer: Quantizer) -> nn.Module:
+    """`inner` with a quantizer at its input ("in") or output ("out")."""
+    wrap = FormattedInput if role == "in" else FormattedOutput
+    return wrap(inner=inner, quantizer=quantizer)

@@ -1,0 +1,66 @@
+"""Branches: a product of thin matrices beside the weight takes what few bits cannot."""
+
+from __future__ import annotations
+
+from allot.num.formats import Format, Int
+from allot.num.rounding import Gptq
+from allot.recipes.bits import Bits
+from allot.recipes.offered import integers, tensors
+from allot.recipes.recipe import Paper, Recipe
+from allot.recover import Recovery
+from allot.rewrites.low_rank_branch import Branch
+from allot.rewrites.smoothing import Smooth
+from allot.scheme import Scheme
+
+NOTHING = Recovery(samples=512, matched=False)
+IN_ORDER = Recovery(samples=512, matched=False, in_order=True)
+RANK = 8
+
+
+def lorc(bits: Bits) -> Scheme:
+    """The error of rounding made up for by a product of rank 8."""
+    weight = integers(bits, rounding=Gptq(), rank=RANK)
+    return Scheme(weight=weight, activation=tensors(bits), recovery=NOTHING)
+
+
+def svdquant(bits: Bits) -> Scheme:
+    """Outliers moved into weights, and from there into a branch that stays in float."""
+    grid = Int(bits=8 if bits.floats else bits.activation)
+    fmt = Format(grid=Int(bits=bits.weight), group=bits.group)
+    return Scheme(
+        rewrites=(Smooth(weight=fmt, activation=grid), Branch(rank=RANK)),
+        weight=integers(bits, rounding=Gptq()),
+        activation=tensors(bits),
+        recovery=IN_ORDER,
+    )
+
+
+LORC = Recipe(
+    name="lorc",
+    row="A16",
+    paper=Paper(
+        authors="Yao et al.",
+        year=2023,
+        title="ZeroQuant-V2: Exploring Post-training Quantization in LLMs from Comprehensive Study "
+        "to Low Rank Compensation",
+    ),
+    axes=("precision",),
+    passes=lorc,
+    part="low-rank compensation; the study of rounding is what other recipes are for",
+    differs="factors are of least output error on the calibration data and in half precision",
+    oracle="output error falls with rank (Eckart and Young)",
+)
+SVDQUANT = Recipe(
+    name="svdquant",
+    row="A17",
+    paper=Paper(
+        authors="Li et al.",
+        year=2024,
+        title="SVDQuant: Absorbing Outliers by Low-Rank Components for 4-Bit Diffusion Models",
+    ),
+    axes=("precision",),
+    passes=svdquant,
+    part="decomposition; without the kernel that joins the branch to the low-bit product",
+    differs="the branch is stored as float32 layers of its own",
+    oracle="the float output is unchanged; the residual has the spectrum that is left",
+)

@@ -1,0 +1,85 @@
+"""Offered: the precision axis of a recipe, and the options that several recipes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from allot.num.clipping import PNorm
+from allot.num.formats import Float16, Format, Int, UInt
+from allot.num.live_ranges import AtRunTime
+from allot.num.ranges import Ranges
+from allot.num.rounding import Gptq, Rounding
+from allot.option import Option
+from allot.options.formatted import Formatted
+from allot.options.precision import Activation, Weight
+from allot.options.sharing import PerGroup, PerToken
+from allot.options.tensors import ActivationFormat
+from allot.recipes.bits import Bits
+from allot.scheme import Scheme
+from allot.site import Graph
+from allot.space import Choice, Space
+from allot.target import Target
+
+# what a recipe makes of the precision that is asked for
+Passes = Callable[[Bits], Scheme]
+# widths of weights offered where none is asked for
+WIDTHS = (8, 6, 5, 4, 3, 2)
+_GPTQ, _SHRUNK = Gptq(), PNorm()
+
+
+def integers(
+    bits: Bits,
+    *,
+    ranges: Ranges = _SHRUNK,
+    rounding: Rounding = _GPTQ,
+    zeros: bool = False,
+    rank: int = 0,
+) -> Option:
+    """A weight in integers of the bits asked for, scales in half precision where groups share.
+
+    zeros: with zero points.  Whole channels without any, shrunk by squared error, are the option
+    that integer kernels take.
+    """
+    whole = not (bits.group or zeros or rank)
+    if whole and ranges == _SHRUNK:
+        return Weight(bits=bits.weight, rounding=rounding)
+    grid = UInt(bits=bits.weight) if zeros else Int(bits=bits.weight)
+    fmt = Format(grid=grid, group=bits.group, asymmetric=zeros)
+    fmt = replace(fmt, scales=Float16()) if bits.group else fmt
+    name = f"W{bits.weight}" + (f"g{bits.group}" if bits.group else "") + ("z" if zeros else "")
+    return Formatted(
+        name=name + (f"r{rank}" if rank else ""),
+        format=fmt, ranges=ranges, rounding=rounding, rank=rank,
+    )  # fmt: skip
+
+
+def tensors(bits: Bits) -> Option | None:
+    """Tensors between layers: 8 bits with one static range, fewer with a range per token or group
+    found at run time; None where they stay in float."""
+    if bits.floats:
+        return None
+    if bits.activation == 8 and not bits.group:
+        return Activation(bits=8)
+    sharing = PerGroup(size=bits.group) if bits.group else PerToken()
+    return ActivationFormat(grid=Int(bits=bits.activation), sharing=sharing, ranges=AtRunTime())
+
+
+def space(graph: Graph, target: Target, *, passes: Passes, bits: Bits | None) -> Space:
+    """What the recipe offers every weight and tensor: the original, and what was asked for.
+
+    bits: None for every width of weights that a recipe knows, and 8-bit tensors.
+    """
+    base = Bits() if bits is None else bits
+    widths = WIDTHS if bits is None else (base.weight,)
+    weights = [passes(replace(base, weight=w)).weight for w in widths]
+    tensor = passes(base).activation
+    choices = []
+    for site in graph.sites:
+        if site.fixed or site.kind not in ("weight", "activation"):
+            continue
+        given = weights if site.kind == "weight" else [tensor]
+        original = Weight(bits=32) if site.kind == "weight" else Activation(bits=32)
+        options = (original, *(o for o in given if o is not None))
+        choices.append(Choice(site=site.name, options=options))
+    return Space(graph=graph, choices=tuple(choices))

@@ -1,0 +1,83 @@
+"""Loose quantizers: a tensor quantized here and left float there while its block is learned."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from allot.num.formats import UInt
+from allot.options.standins import QuantizedInput, QuantizedOutput, inner_attribute
+
+
+class Loose(nn.Module):
+    """In place of a wrapper that quantizes a tensor at the boundary of `inner`.
+
+    Each element stays float with probability `drop`, drawn anew at every call from the generator
+    (QDrop, Wei et al. 2022).  With `learned`, the step of a wrapper of one static scale is a
+    variable: its logarithm over the step it had, with the gradient of Esser et al. (2020), unscaled
+    since Adam does not see scale.
+    """
+
+    is_wrapper: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        edge: QuantizedInput | QuantizedOutput,
+        inner: nn.Module,
+        *,
+        drop: float,
+        learned: bool,
+        generator: torch.Generator,
+    ) -> None:
+        nn.Module.__init__(self)
+        self.edge = [edge]  # a list: its parameters are not this module's
+        self.inner, self.drop, self.generator = inner, drop, generator
+        self.learned = learned and is_static(edge)
+        self.stretch = nn.Parameter(torch.zeros(()))
+
+    def __getattr__(self, name: str) -> Any:
+        return inner_attribute(self, name)
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        if isinstance(self.edge[0], QuantizedInput):
+            return self.inner(self._loosened(inputs[0]), *inputs[1:], **named)
+        return self._loosened(self.inner(*inputs, **named))
+
+    def _loosened(self, x: Tensor) -> Tensor:
+        if self.drop >= 1:
+            return x
+        y = self._quantized(x)
+        if self.drop <= 0:
+            return y
+        left = torch.rand(x.shape, generator=self.generator) < self.drop
+        return torch.where(left.to(x.device), x, y)
+
+    def _quantized(self, x: Tensor) -> Tensor:
+        edge = self.edge[0]
+        if not self.learned:
+            return edge.quantize(x)
+        step = edge.scale * self.stretch.exp()
+        u = (x / step + edge.zero_point).clamp(0, UInt(bits=edge.bits).hi)
+        return (u + (u.round() - u).detach() - edge.zero_point) * step
+
+    def hard(self, inner: nn.Module) -> nn.Module:
+        """The wrapper as it was, with the step that was found, around `inner`."""
+        edge = around(self.edge[0], inner)
+        if self.learned:
+            edge.scale = self.edge[0].scale * float(self.stretch.detach().exp())  # type: ignore
+        return edge
+
+
+def is_static(edge: QuantizedInput | QuantizedOutput) -> bool:
+    """Whether a wrapper quantizes a tensor by one scale that it knows beforehand."""
+    return type(edge) in (QuantizedInput, QuantizedOutput)
+
+
+def around(wrapper: nn.Module, inner: nn.Module) -> nn.Module:
+    """A copy of one wrapper around another module."""
+    new = copy.copy(wrapper)
+    new._modules = {**wrapper._modules, "inner": inner}
+    return new

@@ -1,0 +1,241 @@
+"""Laws of reconstruction: never worse where it looked, by seed alone, nothing else touched.
+
+Faults these laws must catch: a worse unit kept; a result that another run does not repeat; the
+bank's encodings or the user's network changed; quantizers still dropped at the end; inputs of the
+original taken where those of the planned network were meant; codes that learning does not reach.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from allot.errors import InputError
+from allot.num.rounding import Nearest
+from allot.option import Option
+from allot.options.precision import Activation, Weight
+from allot.options.standins import OnGrid, QuantizedLayer
+from allot.options.width import Keep
+from allot.reconstruct.learn import learned, loss_of
+from allot.reconstruct.losses import FinalKL, FisherWeighted, InnerOutput
+from allot.reconstruct.reconstruct import reconstructed, softened
+from allot.reconstruct.setting import Reconstruction
+from allot.reconstruct.soft import FreeRounding, LearnedRounding, SoftRounding
+from allot.reconstruct.units import Layers, Named
+from allot.reconstruct.work import source, work
+from allot.recover import moments
+from allot.sweep import unwrapped
+from allot.task import Data
+from tests import attention, small, toys
+
+QUICK = Reconstruction(steps=12, batch=8, samples=24, rounding=FreeRounding(rate=0.1))
+SETTINGS = (
+    QUICK,
+    replace(QUICK, rounding=SoftRounding(rate=0.5), steps=24, drop=0.0),
+    replace(QUICK, unit=Layers(), learn_biases=True, float_inputs=0.0),
+    replace(QUICK, loss=FisherWeighted()),
+    replace(QUICK, loss=InnerOutput(), drop=0.0),
+    replace(QUICK, loss=FinalKL()),
+)
+CASES = (
+    *((toys.chain, x) for x in SETTINGS),
+    *((toys.residual, x) for x in (SETTINGS[0], SETTINGS[4])),
+    *((attention.made(depth=1), x) for x in (SETTINGS[0], SETTINGS[3])),
+)
+
+
+def quantized(k: small.Kit, *, weights: int = 2, tensors: int = 4) -> dict[str, Option]:
+    """Every weight and every tensor in few bits."""
+    bits: dict[str, Option] = {
+        "weight": Weight(bits=weights), "activation": Activation(bits=tensors)
+    }  # fmt: skip
+    return {s.name: bits[s.kind] for s in k.graph.sites if s.kind in bits and not s.fixed}
+
+
+def states(standins: dict[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
+    return {n: small.state(m) for n, m in standins.items()}
+
+
+def same(a: dict[str, nn.Module], b: dict[str, nn.Module]) -> bool:
+    x, y = states(a), states(b)
+    return x.keys() == y.keys() and all(small.same_state(x[n], y[n]) for n in x)
+
+
+@pytest.mark.parametrize(("make", "setting"), CASES)
+def test_no_unit_is_worse_than_its_start_and_some_is_better(
+    make: object, setting: Reconstruction
+) -> None:
+    k = small.kit(make)  # type: ignore[arg-type]
+    options = quantized(k)
+    goal = moments(k.task, k.bank.skeleton, k.graph, samples=24)
+    better = 0
+    before = dict(k.bank.standins(options))
+    given = source(k.bank, k.task, setting, seed=0)
+    for unit in setting.unit.of(k.graph):
+        one = replace(setting, unit=Named(units=(unit,)))
+        after = reconstructed(k.bank, k.task, options, standins=before, setting=one, original=goal)
+        doing = work(given, unit, before)
+        old, new = loss_of(doing, before), loss_of(doing, after)
+        assert new <= old, unit
+        better += new < 0.999 * old
+        before = after
+    assert better
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_network_bank_and_what_was_started_from_are_left_as_they_are(
+    setting: Reconstruction,
+) -> None:
+    k = small.kit()
+    options = quantized(k)
+    encoded = k.bank.standins(options)
+    before, user = states(encoded), small.state(k.task.model)
+    whole, parts = small.state(k.bank.skeleton), small.identities(k.bank.skeleton)
+    torch.manual_seed(7)
+    random = torch.get_rng_state()
+    found = reconstructed(k.bank, k.task, options, setting=setting)
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(small.same_state(s, small.state(encoded[n])) for n, s in before.items())
+    assert small.same_state(whole, small.state(k.bank.skeleton))
+    assert small.same_state(user, small.state(k.task.model))
+    assert parts == small.identities(k.bank.skeleton) and small.hooks(k.bank.skeleton) == 0
+    assert not any(small.hooks(m) for m in (*encoded.values(), *found.values()))
+    assert all(p.grad is None for m in found.values() for p in m.parameters())
+    assert found.keys() >= encoded.keys()
+    for name, module in encoded.items():
+        assert type(found[name]) is type(module)
+        layer = unwrapped(found[name])
+        if isinstance(layer, OnGrid):
+            codes, grid = layer.encoded().codes, layer.encoded().format.grid
+            assert grid.lo <= codes.min() and codes.max() <= grid.hi
+
+
+def test_the_same_seed_gives_the_same_and_another_one_another() -> None:
+    k = small.kit(toys.residual)
+    options = quantized(k)
+    found = [reconstructed(k.bank, k.task, options, setting=QUICK, seed=s) for s in (0, 0, 1)]
+    assert same(found[0], found[1]) and not same(found[0], found[2])
+
+
+def test_what_is_found_computes_the_same_each_time() -> None:
+    k = small.kit(toys.residual)
+    found = reconstructed(k.bank, k.task, quantized(k), setting=QUICK)
+    with k.bank.trial(found) as model:
+        first, second = (small.forward(k.task, model, k.task.search) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_with_every_quantizer_dropped_and_float_inputs_weights_do_not_see_activations() -> None:
+    k = small.kit(toys.residual)
+    alone = replace(QUICK, drop=1.0, float_inputs=1.0, learn_steps=False)
+    codes = []
+    for tensors in (4, 6):
+        options = quantized(k, tensors=tensors)
+        standins, generator = k.bank.standins(options), torch.Generator().manual_seed(0)
+        given = source(k.bank, k.task, alone, seed=0)
+        unit = ("layer1.0",)
+        soft = softened(given, options, unit, standins, generator)
+        doing = work(given, unit, standins)
+        found = learned(doing, standins, soft, start=0.1, generator=generator)
+        layers = [unwrapped(found[f"layer1.0.conv{i}"]) for i in (1, 2)]
+        codes.append([m.codes() for m in layers if isinstance(m, QuantizedLayer)])
+    start = unwrapped(k.bank.standins(quantized(k))["layer1.0.conv1"])
+    assert isinstance(start, QuantizedLayer) and not torch.equal(start.codes(), codes[0][0])
+    assert all(torch.equal(a, b) for a, b in zip(*codes, strict=True))
+
+
+def pooled() -> nn.Module:
+    """12 numbers of an image, one layer of one row, and a head."""
+    return toys.seeded(
+        nn.Sequential(
+            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 1), nn.ReLU(), nn.Linear(1, 5)
+        )
+    )
+
+
+@pytest.mark.parametrize("rounding", (SoftRounding(rate=0.1), FreeRounding()))
+def test_a_row_of_a_linear_is_rounded_about_as_well_as_by_trying_all(
+    rounding: LearnedRounding,
+) -> None:
+    k = small.kit(pooled, calibrate=64)
+    images = k.task.calibrate.inputs
+    assert isinstance(images, Tensor)
+    # neighbouring channels tell much the same, so that errors can make up for each other
+    data = Data(inputs=images + 2 * images[:, :1])
+    task = replace(k.task, calibrate=data)
+    option = Weight(bits=3, rounding=Nearest())
+    setting = Reconstruction(
+        unit=Named(units=(("2",),)), rounding=rounding, steps=300, batch=64, drop=0.0,
+        float_inputs=0.0,
+    )  # fmt: skip
+    found = reconstructed(k.bank, task, {"2.weight": option}, setting=setting)["2"]
+    start = k.bank.standins({"2.weight": option})["2"]
+    layer, first = unwrapped(found), unwrapped(start)
+    assert isinstance(layer, QuantizedLayer) and isinstance(first, QuantizedLayer)
+    w = k.bank.module("2").weight.detach()  # type: ignore[union-attr]
+    assert isinstance(w, Tensor)
+    x = functional.adaptive_avg_pool2d(data.inputs, 2).flatten(1).double()  # type: ignore
+    gram = (x.T @ x).float()
+
+    def lost(codes: Tensor) -> Tensor:
+        error = codes * layer.scale - w
+        return (error @ gram * error).sum(1)
+
+    up = torch.tensor(list(itertools.product((0, 1), repeat=12))).float()
+    near = (w / layer.scale).floor()
+    best = float(lost((near + up).clamp(-4, 3)).min())
+    got, nearest = float(lost(layer.codes())), float(lost(first.codes()))
+    assert got <= best + 0.1 * (nearest - best), (best, got, nearest)
+
+
+def test_a_single_sample_works_and_is_warned_of() -> None:
+    k = small.kit(toys.residual)
+    task = replace(k.task, calibrate=k.task.calibrate.subset(slice(0, 1)))
+    goal = moments(task, k.bank.skeleton, k.graph, samples=1)
+    with pytest.warns(UserWarning, match="1 calibration samples"):
+        found = reconstructed(k.bank, task, quantized(k), setting=QUICK, original=goal)
+    with k.bank.trial(found) as model:
+        assert bool(small.forward(task, model, task.search).isfinite().all())
+
+
+def test_what_has_nothing_to_learn_stays_and_progress_ends_at_1() -> None:
+    k = small.kit()
+    done: list[float] = []
+    assert reconstructed(k.bank, k.task, {}, setting=QUICK, progress=done.append) == {}
+    assert len(done) > 1 and done == sorted(done) and done[-1] == 1
+    options: dict[str, Option] = {"conv1.weight": Weight(bits=2)}
+    start = k.bank.standins(options)
+    head = replace(QUICK, unit=Named(units=(("head",),)))
+    found = reconstructed(k.bank, k.task, options, setting=head)
+    assert found.keys() == start.keys() and found["conv1"] is start["conv1"]
+
+
+def test_units_must_follow_one_another_and_have_whole_borders() -> None:
+    k = small.kit()
+    options = quantized(k)
+    apart = replace(QUICK, unit=Named(units=(("conv1", "conv2"),)))
+    with pytest.raises(InputError, match="follow"):
+        reconstructed(k.bank, k.task, options, setting=apart)
+    narrow = {**options, "conv1.channels": Keep(ratio=0.5)}
+    with pytest.raises(InputError, match="channels"):
+        reconstructed(k.bank, k.task, narrow, setting=replace(QUICK, unit=Layers()))
+
+
+def test_a_setting_that_cannot_be_is_refused() -> None:
+    for wrong in ({"drop": 1.5}, {"float_inputs": -0.1}, {"steps": 0}, {"batch": 0}):
+        with pytest.raises(InputError):
+            Reconstruction(**wrong)  # type: ignore[arg-type]
+
+
+def test_inputs_by_name_and_other_than_tensors_go_to_the_unit() -> None:
+    k = small.kit(attention.made(depth=2))
+    found = reconstructed(k.bank, k.task, quantized(k, weights=3), setting=QUICK)
+    start = k.bank.standins(quantized(k, weights=3))
+    moved = [n for n in start if found[n] is not start[n]]
+    assert any(n.startswith("layers.0") for n in moved)
+    assert any(n.startswith("layers.1") for n in moved)
