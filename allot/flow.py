@@ -118,7 +118,8 @@ def compress(
         check_forward(task)
         task = task if prepare is None else prepare(task, graph)
         space = setup.space(graph, axes, target=target, pins=pins or {}, excludes=excludes)
-    tell(setup.provable(task, max_drop))
+    for sentence in setup.remarks(task, graph, max_drop):
+        tell(sentence)
     job = jobs.Job(
         task=source or task.name,
         graph=graph.digest,

@@ -38,7 +38,7 @@ class Recovery(Part):
     inputs (after Nagel et al. 2019 and Sun et al. 2019; matching to the original instead of
     re-estimating is ours).  in_order: round every weight again, in execution order, for the
     inputs that the already repaired network gives it (Frantar et al. 2022).  reconstruction: how
-    codes are then learned unit by unit (an `allot.reconstruct.Reconstruction`), or None.
+    codes are then learned (a `Learning`), or None.
     """
 
     samples: int = 256

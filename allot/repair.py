@@ -9,9 +9,8 @@ from torch import nn
 from allot.bank import Bank
 from allot.errors import InputError
 from allot.option import Option
-from allot.reconstruct.reconstruct import reconstructed
-from allot.reconstruct.setting import Reconstruction
-from allot.recover import Moments, Recovery, recovered
+from allot.reconstruct.learning import Learning
+from allot.recover import Moments, Recovery, moments, recovered
 from allot.task import Task
 
 
@@ -25,17 +24,20 @@ def repaired(
     seed: int = 0,
     progress: Callable[[float], None] = lambda share: None,
 ) -> dict[str, nn.Module]:
-    """Stand-ins of a plan after its whole recovery: `recovered`, then `reconstructed` if asked.
+    """Stand-ins of a plan after its whole recovery: `recovered`, then learned if asked.
 
     original: `moments` of the original on the recovery's samples, empty where nothing is matched.
     """
     standins = recovered(bank, task, options, recovery=recovery, original=original)
-    setting = recovery.reconstruction
-    if setting is None or not standins:
+    learning = recovery.reconstruction
+    if learning is None or not standins:
         return standins
-    if not isinstance(setting, Reconstruction):
-        raise InputError(f"codes are learned by a Reconstruction, not a {type(setting).__name__}")
-    return reconstructed(
-        bank, task, options, standins=standins, setting=setting, original=original or None,
-        seed=seed, progress=progress,
+    if not isinstance(learning, Learning):
+        raise InputError(f"codes are learned by a Learning, not by a {type(learning).__name__}")
+    if recovery.matched and learning.samples != recovery.samples:
+        # what is matched to is of the inputs on which it is matched
+        original = moments(task, bank.skeleton, bank.graph, samples=learning.samples)
+    return learning.learned(
+        bank, task, options, standins=standins, original=original or None, seed=seed,
+        progress=progress,
     )  # fmt: skip

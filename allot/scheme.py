@@ -29,21 +29,24 @@ from allot.trace import trace
 
 # stages of the work and the share of it that is done
 Progress = Callable[[str, float], None]
+# what a site gets where that hangs on the site
+Rule = Callable[[Site, Graph], Option | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
     """What is done to a network, pass by pass.
 
-    rewrites: function-preserving changes, in order.  weight: how every weight is stored; None
-    leaves them in float.  activation: the same of every tensor that a layer reads.  places: (a
-    pattern of site names, option) that differ, the first that fits; an original option leaves a
-    place as it is.  recovery: rounding in execution order, statistics, codes learned by units.
+    rewrites: function-preserving changes, in order.  weight: how every weight is stored, or a rule
+    that says it of each; None leaves them in float.  activation: the same of every tensor that a
+    layer reads.  places: (a pattern of site names, option) that differ, the first that fits and is
+    of the site's kind; an original option leaves a place as it is.  recovery: rounding in execution
+    order, statistics, codes learned by units.
     """
 
     rewrites: tuple[Rewrite, ...] = ()
-    weight: Option | None = None
-    activation: Option | None = None
+    weight: Option | Rule | None = None
+    activation: Option | Rule | None = None
     places: tuple[tuple[str, Option], ...] = ()
     recovery: Recovery = Recovery(samples=512, in_order=True)  # noqa: RUF009 - frozen
 
@@ -58,12 +61,21 @@ class Scheme:
                 raise InputError(f"no site fits {pattern!r}; the sites are {', '.join(names)}")
         found = {}
         for site in graph.sites:
-            usual = {"weight": self.weight, "activation": self.activation}.get(site.kind)
-            placed = [o for p, o in self.places if fnmatch.fnmatch(site.name, p)]
-            option = placed[0] if placed else usual
+            if site.kind not in ("weight", "activation"):
+                continue
+            option = self.at(site, graph)
             if option is not None and not option.is_original and not site.fixed:
                 found[site.name] = option
         return found
+
+    def at(self, site: Site, graph: Graph) -> Option | None:
+        """The option of one site, None for one that stays as it is."""
+        placed = [
+            o for p, o in self.places if o.kind == site.kind and fnmatch.fnmatch(site.name, p)
+        ]
+        usual = self.weight if site.kind == "weight" else self.activation
+        option = placed[0] if placed else usual
+        return option if option is None or isinstance(option, Option) else option(site, graph)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from allot import certify, ledger, part
 from allot import check as checks
+from allot.audit import audited
 from allot.errors import BudgetError, InputError, MissingError, PlanError
 from allot.files import read_json, write_json
 from allot.job import Budget, Job, say
@@ -65,6 +66,19 @@ def space(
             f"{', '.join(axes)}, each with one option"
         )
     return whole
+
+
+def remarks(task: Task, graph: Graph, max_drop: float) -> Iterator[str]:
+    """What a user should know before any long work."""
+    yield provable(task, max_drop)
+    if graph.unknown:
+        kinds: dict[str, list[str]] = {}
+        for name, kind, _ in graph.unknown:
+            kinds.setdefault(kind, []).append(name)
+        said = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items())
+        yield f"no quantizer for these, they stay in float and count so: {said}"
+    for finding in audited(task):
+        yield f"calibration data: {finding.sentence}"
 
 
 def provable(task: Task, max_drop: float) -> str:

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from allot.harm.alone import completed, in_measured_unit
-from allot.harm.weights import module_of, sites, squared_error, weight, weight_choices
-from allot.option import Option
-from allot.options.standins import QuantizedInput, QuantizedOutput
+from allot.harm.relative import Place, places, weighed
 from allot.scene import Scene
-from allot.space import Choice
 from allot.sweep import Observer, observed
-from allot.table import Array, Table
-
-# (module, "in" | "out"): where a tensor is looked at
-Place = tuple[str, str]
+from allot.table import Table
 
 
 def lrp(
@@ -29,37 +21,17 @@ def lrp(
     progress: Callable[[float], None] = lambda share: None,
 ) -> Table:
     """Share of relevance times the relative squared error of a weight or a tensor between layers
-    (after Ranjan and Savakis 2024), summed over tied sites.
+    (after Ranjan and Savakis 2024), summed over tied sites; see `weighed` for the unit.
 
     The share is the positive relevance of the layer's output, for a tensor its own, over that of
     all layers' outputs together; see `relevances`.  The paper gives more bits to larger shares
-    without a formula per option; the product with the error is ours.  Only proportional to nats,
-    unless other kinds are measured, whose unit it then takes (`in_measured_unit`).
+    without a formula per option; the product with the error is ours.
     """
-    space = scene.space
-    layers = [(x.module, "out") for x in scene.bank.graph.layers]
-    tensors = [i for i, c in enumerate(space.choices) if _is_tensor(scene, c)]
-    places = {s: _place(scene, s) for i in tensors for s in sites(space.choices[i])}
-    flows = relevances(
-        scene, {*layers, *places.values()}, samples=samples, batch=batch, progress=progress
-    )
-    whole = sum(flows[p][1] for p in layers) or 1.0
-    errors = _tensor_errors(scene, tensors, samples=samples, batch=batch)
-    values = {i: np.zeros(n) for i, n in enumerate(space.counts) if i in tensors}
-    for i in tensors:
-        for s in sites(space.choices[i]):
-            values[i] += flows[places[s]][1] / whole * errors[s]
-    for i in weight_choices(space):
-        choice = space.choices[i]
-        values[i] = np.zeros(space.counts[i])
-        for s in sites(choice):
-            flow = flows[module_of(scene.bank.graph, s), "out"][1]
-            values[i] += flow / whole * _weight_errors(scene, s, choice.options)
-    return completed(
-        scene,
-        in_measured_unit(scene, values),
+    flows = relevances(scene, places(scene), samples=samples, batch=batch, progress=progress)
+    return weighed(
+        scene, {p: positive for p, (_, positive) in flows.items()}, samples=samples, batch=batch,
         origin="share of relevance times relative squared error",
-    )
+    )  # fmt: skip
 
 
 def relevances(
@@ -112,66 +84,3 @@ def _holder(held: list[Tensor]) -> Observer:
         return here.clone()
 
     return observe
-
-
-def _place(scene: Scene, site: str) -> Place:
-    touch = scene.bank.graph.site(site).touches[0]
-    return touch.module, touch.role
-
-
-def _is_tensor(scene: Scene, choice: Choice) -> bool:
-    """Whether all that a choice does is to round a tensor at its sites."""
-    return all(
-        _rounder(scene, s, o) is not None
-        for s in sites(choice)
-        for o in choice.options
-        if not o.is_original
-    ) and all(scene.bank.graph.site(s).kind == "activation" for s in sites(choice))
-
-
-def _rounder(scene: Scene, site: str, option: Option) -> Callable[[Tensor], Tensor] | None:
-    """What an option does to the tensor at a site, None where it does something else."""
-    found = scene.bank.standins({site: option}).get(_place(scene, site)[0])
-    return found.quantize if isinstance(found, QuantizedInput | QuantizedOutput) else None
-
-
-def _tensor_errors(
-    scene: Scene, at: Sequence[int], *, samples: int, batch: int
-) -> dict[str, Array]:
-    """Site -> squared error of every option in its tensor over the tensor's squares: [n].
-
-    Costs a forward pass.
-    """
-    choices = {s: scene.space.choices[i] for i in at for s in sites(scene.space.choices[i])}
-    if not choices:
-        return {}
-    sums = {s: np.zeros(1 + len(c.options)) for s, c in choices.items()}
-
-    def observer(site: str) -> Observer:
-        changes = [_rounder(scene, site, o) for o in choices[site].options]
-
-        def observe(x: Tensor) -> None:
-            errors = [0.0 if q is None else _square(q(x) - x) for q in changes]
-            sums[site] += np.array([_square(x), *errors])
-
-        return observe
-
-    hooks: dict[Place, list[Observer]] = {}
-    for s in choices:
-        hooks.setdefault(_place(scene, s), []).append(observer(s))
-    data = scene.data.subset(slice(0, samples))
-    with observed(scene.bank.skeleton, hooks), torch.no_grad():
-        for part in data.batches(batch):
-            scene.task.forward(scene.bank.skeleton, part)
-    scene.evaluator.charge(len(data) / len(scene.data))
-    return {s: x[1:] / (x[0] or 1.0) for s, x in sums.items()}
-
-
-def _square(x: Tensor) -> float:
-    return float(x.double().square().sum())
-
-
-def _weight_errors(scene: Scene, site: str, options: Sequence[Option]) -> Array:
-    """Squared error of every option in a weight over the weight's squares: [n]."""
-    whole = _square(weight(scene.bank.module(module_of(scene.bank.graph, site))).detach())
-    return np.array([squared_error(scene.bank, site, o) for o in options]) / (whole or 1.0)

@@ -61,8 +61,8 @@ def walk(
     gradient: of the loss at points, at a step's number; 1 is a usual size of its elements.
     In the first round every coordinate is pushed along 2 toward - 1, with that times strength.
     Deviation from the paper: later rounds push along 2 x - 1 of where the round begins, twice as
-    hard as the one before.  Published is one round, which left a fifth of the coordinates
-    between 0 and 1 on ResNet-20, and rounding these lost most of what was gained.
+    hard as the one before.  Published is one round; on layers of ResNet-20 at 4 and 2 bits it left
+    a fifth of the coordinates between 0 and 1, and ended at 1.7 times the error of eight rounds.
     """
     points = [x.detach().clone().requires_grad_() for x in start]
     aim, length = toward, math.ceil(steps / rounds)

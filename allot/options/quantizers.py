@@ -73,6 +73,31 @@ class StaticQuantizer(Quantizer):
         return out
 
 
+class PlaceQuantizer(Quantizer):
+    """Ranges that were fixed beforehand, one for every token or pixel: scale, zero [places]."""
+
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, *, grid: Grid, scale: Tensor, zero: Tensor, dim: int) -> None:
+        nn.Module.__init__(self)
+        self.grid, self.dim = grid, dim
+        self.register_buffer("scale", scale.detach().clone().float())
+        self.register_buffer("zero", zero.detach().clone().float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = list(x.shape)
+        shape[0] = shape[self.dim] = 1
+        if torch.Size(shape).numel() != len(self.scale):
+            raise PlanError(
+                f"a tensor of {torch.Size(shape).numel()} places meets ranges for "
+                f"{len(self.scale)}; where tokens are removed before this edge, one range for the "
+                "whole tensor would do"
+            )
+        out: Tensor = _Through.apply(x, self.scale.view(shape), self.zero.view(shape), self.grid)
+        return out
+
+
 class LiveQuantizer(Quantizer):
     """Ranges of every unit from the tensor itself, when it comes.
 

@@ -77,7 +77,11 @@ class ActivationFormat(Option):
     def effect(self, site: Site) -> Effect:
         if self.grid is None:
             return Effect()
-        return Effect(stored_bits=self.grid.width, compute_bits=self.grid.width)
+        one = self.sharing == PerTensor() and isinstance(self.ranges, ActivationRange)
+        width = self.grid.width
+        return Effect(
+            stored_bits=width, compute_bits=width, fixed=one and isinstance(self.grid, UInt)
+        )
 
     def needs(self, site: Site, graph: Graph) -> tuple[Statistic, ...]:
         """Raises InputError where groups or parts do not fit the channels."""

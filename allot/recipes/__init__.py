@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from allot.errors import InputError
+from allot.recipes.actions import ACTQUANT
+from allot.recipes.baseline import WHITEPAPER
 from allot.recipes.branches import LORC, SVDQUANT
 from allot.recipes.curvature import AUGMENTED, HAWQ
 from allot.recipes.data_free import ZEROQ
+from allot.recipes.disassembly import QLLM
 from allot.recipes.evolution import SIMQ_NAS
 from allot.recipes.experts import DELE
 from allot.recipes.floats import LLM_FP4
 from allot.recipes.migration import AWQ, OS_PLUS, OUTLIER_SUPPRESSION, SMOOTHQUANT
+from allot.recipes.mixtures import EAQUANT
+from allot.recipes.outliers import DGQ
 from allot.recipes.recipe import Paper as Paper
 from allot.recipes.recipe import Recipe as Recipe
 from allot.recipes.reconstruction import ADAQUANT, BRECQ, QDROP
@@ -18,8 +23,8 @@ from allot.recipes.rounding import ADAROUND, GPTQ, HQQ, NUPES
 
 # by their number in the survey, then those without one by year
 ALL: tuple[Recipe, ...] = (
-    ADAQUANT, QDROP, NUPES, AUGMENTED, ZEROQ, HAWQ, LRP_QVIT, LLM_FP4, LORC, SVDQUANT,
-    OUTLIER_SUPPRESSION, OS_PLUS, SIMQ_NAS, DELE,
+    ADAQUANT, QDROP, NUPES, AUGMENTED, ZEROQ, HAWQ, LRP_QVIT, ACTQUANT, LLM_FP4, LORC, SVDQUANT,
+    QLLM, OUTLIER_SUPPRESSION, OS_PLUS, EAQUANT, DGQ, WHITEPAPER, SIMQ_NAS, DELE,
     ADAROUND, BRECQ, GPTQ, SMOOTHQUANT, AWQ, HQQ,
 )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from allot.num.formats import Format, Int
 from allot.num.rounding import Gptq
+from allot.option import Option, count
 from allot.recipes.bits import Bits
 from allot.recipes.offered import integers, tensors
 from allot.recipes.recipe import Paper, Recipe
@@ -11,6 +12,7 @@ from allot.recover import Recovery
 from allot.rewrites.low_rank_branch import Branch
 from allot.rewrites.smoothing import Smooth
 from allot.scheme import Scheme
+from allot.site import Graph, Site
 
 NOTHING = Recovery(samples=512, matched=False)
 IN_ORDER = Recovery(samples=512, matched=False, in_order=True)
@@ -18,9 +20,14 @@ RANK = 8
 
 
 def lorc(bits: Bits) -> Scheme:
-    """The error of rounding made up for by a product of rank 8."""
-    weight = integers(bits, rounding=Gptq(), rank=RANK)
-    return Scheme(weight=weight, activation=tensors(bits), recovery=NOTHING)
+    """The error of rounding made up for by a product of low rank."""
+
+    def ranked(site: Site, graph: Graph) -> Option:
+        """Rank 8, or half of what a narrow matrix can have."""
+        most = min(site.shape[0], count(site.shape[1:]))
+        return integers(bits, rounding=Gptq(), rank=min(RANK, most // 2))
+
+    return Scheme(weight=ranked, activation=tensors(bits), recovery=NOTHING)
 
 
 def svdquant(bits: Bits) -> Scheme:

@@ -62,6 +62,7 @@ LLM_FP4 = Recipe(
     ),
     axes=("precision",),
     passes=llm_fp4,
+    widths=(8, 6, 4),
     differs="the real-valued exponent bias is the scale; ranges of tensors are found at run time, "
     "their split is fixed",
     oracle="the best of all splits by enumeration; folded exponents leave every bit of the float "

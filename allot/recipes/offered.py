@@ -62,23 +62,23 @@ def tensors(bits: Bits) -> Option | None:
     if bits.activation == 8 and not bits.group:
         return Activation(bits=8)
     sharing = PerGroup(size=bits.group) if bits.group else PerToken()
-    return ActivationFormat(grid=Int(bits=bits.activation), sharing=sharing, ranges=AtRunTime())
+    return ActivationFormat(grid=UInt(bits=bits.activation), sharing=sharing, ranges=AtRunTime())
 
 
-def space(graph: Graph, target: Target, *, passes: Passes, bits: Bits | None) -> Space:
+def space(
+    graph: Graph, target: Target, *, passes: Passes, bits: Bits, widths: tuple[int, ...]
+) -> Space:
     """What the recipe offers every weight and tensor: the original, and what was asked for.
 
-    bits: None for every width of weights that a recipe knows, and 8-bit tensors.
+    widths: bits of weights, each an option.
     """
-    base = Bits() if bits is None else bits
-    widths = WIDTHS if bits is None else (base.weight,)
-    weights = [passes(replace(base, weight=w)).weight for w in widths]
-    tensor = passes(base).activation
+    schemes = [passes(replace(bits, weight=w)) for w in widths]
     choices = []
     for site in graph.sites:
         if site.fixed or site.kind not in ("weight", "activation"):
             continue
-        given = weights if site.kind == "weight" else [tensor]
+        some = schemes if site.kind == "weight" else schemes[:1]
+        given = [scheme.at(site, graph) for scheme in some]
         original = Weight(bits=32) if site.kind == "weight" else Activation(bits=32)
         options = (original, *(o for o in given if o is not None))
         choices.append(Choice(site=site.name, options=options))

@@ -12,6 +12,7 @@ from allot.explore import Searcher, Signal
 from allot.flow import Axis, Prepare
 from allot.harm.fisher import fisher
 from allot.job import method
+from allot.part import Part
 from allot.recipes import offered
 from allot.recipes.bits import Bits, parsed
 from allot.recipes.offered import Passes
@@ -39,11 +40,12 @@ class Recipe:
     row: the method's number in the survey of systems, "" where it has none.  axes: what it decides.
     signals: what harm it foresees, the main one first.  searcher: how it chooses plans, None for
     allot's own search.  prepare: what it makes of the task's data.  passes: what it makes of a
-    network for the precision asked for; its precision axis is then its own.  floor: it takes no
-    budget, but lowers bills as far as the metric on the search data allows; its searcher has a
-    keyword of that name, in points.  library: an optional one that it needs.  part: "complete", or
-    which part of the method this is.  differs: in what it departs from the paper.  oracle: what
-    its answer is checked against.
+    network for the precision asked for; its precision axis is then its own.  bits, widths: the
+    precision where none is asked for, and the bits of weights that are then offered.  floor: it
+    takes no budget, but lowers bills as far as the metric on the search data allows; its searcher
+    has a keyword of that name, in points.  library: an optional one that it needs.  part:
+    "complete", or which part of the method this is.  differs: in what it departs from the paper.
+    oracle: what its answer is checked against.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Recipe:
     searcher: Callable[..., None] | None = None
     prepare: Prepare | None = None
     passes: Passes | None = None
+    bits: str = Bits().text
+    widths: tuple[int, ...] = offered.WIDTHS
     floor: bool = False
     library: str = ""
     part: str = "complete"
@@ -70,10 +74,10 @@ class Recipe:
         """Classes of the parts that a network goes through."""
         if self.passes is None:
             return ()
-        scheme = self.passes(Bits())
+        scheme = self.passes(parsed(self.bits))
         inside = [getattr(scheme.weight, name, None) for name in ("ranges", "rounding")]
         found = [*scheme.rewrites, *inside, scheme.activation, scheme.recovery.reconstruction]
-        return tuple(dict.fromkeys(type(x) for x in found if x is not None))
+        return tuple(dict.fromkeys(_kind(x) for x in found if x is not None))
 
     def axis(self, bits: str) -> Axis:
         """The precision axis of its own; bits: "W4A8", or "" for every width of weights.
@@ -85,14 +89,15 @@ class Recipe:
                 f"recipe {self.name!r} decides how many bits there are; leave --bits out, or take "
                 "a recipe that quantizes in a way of its own"
             )
-        given = parsed(bits) if bits else None
-        return functools.partial(offered.space, passes=self.passes, bits=given)
+        given = parsed(bits or self.bits)
+        widths = (given.weight,) if bits else self.widths
+        return functools.partial(offered.space, passes=self.passes, bits=given, widths=widths)
 
     def scheme(self, bits: str) -> Scheme | None:
         """What a network goes through, None for a recipe that only chooses."""
         if self.passes is None:
             return None
-        return self.passes(parsed(bits) if bits else Bits())
+        return self.passes(parsed(bits or self.bits))
 
     def covered(self, axes: tuple[str, ...]) -> tuple[str, ...]:
         """The axes asked for, all of the recipe's where none are.
@@ -128,3 +133,8 @@ class Recipe:
                 f"--budget ({', '.join(budgets)}); leave it out or choose another recipe"
             )
         return functools.partial(self.searcher, floor=max_drop)
+
+
+def _kind(part: object) -> object:
+    """The class of a part; a rule stands for itself."""
+    return type(part) if isinstance(part, Part) else part

@@ -17,7 +17,9 @@ from allot.searchers.knapsack import open_loop
 
 def qdrop(bits: Bits) -> Scheme:
     """Blocks, with activation quantizers left out at random while they are learned."""
-    setting = Reconstruction(unit=Blocks(), loss=OutputMSE(), rounding=SoftRounding(), drop=0.5)
+    setting = Reconstruction(
+        unit=Blocks(), loss=OutputMSE(), rounding=FreeRounding(), drop=0.5, float_inputs=0.5
+    )
     return _learned(bits, setting)
 
 
@@ -70,8 +72,8 @@ QDROP = Recipe(
     ),
     axes=("precision",),
     passes=qdrop,
-    differs="starts from rounding in order with matched statistics; a block stays as it was where "
-    "learning did not lower its loss",
+    differs="starts from rounding in order with matched statistics; codes move over the whole "
+    "grid, not up or down alone; a block stays as it was where learning did not lower its loss",
     oracle="without activations to drop, the same codes as with drop 0",
 )
 BRECQ = Recipe(

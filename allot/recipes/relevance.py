@@ -3,8 +3,30 @@
 from __future__ import annotations
 
 from allot.harm.lrp import lrp
+from allot.num.formats import UInt
+from allot.num.rounding import Nearest
+from allot.options.behind_norms import BehindNorms
+from allot.options.sharing import PerChannel
+from allot.options.tensors import ActivationFormat
+from allot.recipes.bits import Bits
+from allot.recipes.offered import integers
 from allot.recipes.recipe import Paper, Recipe
+from allot.recover import Recovery
+from allot.scheme import Scheme
 from allot.searchers.knapsack import open_loop
+
+
+def lrp_qvit(bits: Bits) -> Scheme:
+    """Static ranges: a clipped one per channel behind norms, one per tensor elsewhere."""
+    grid = UInt(bits=bits.activation)
+    whole = ActivationFormat(grid=grid)
+    tensor = BehindNorms(made=ActivationFormat(grid=grid, sharing=PerChannel()), others=whole)
+    return Scheme(
+        weight=integers(bits, rounding=Nearest()),
+        activation=None if bits.floats else tensor,
+        recovery=Recovery(samples=512, matched=False),
+    )
+
 
 LRP_QVIT = Recipe(
     name="lrp-qvit",
@@ -18,8 +40,10 @@ LRP_QVIT = Recipe(
     axes=("precision",),
     signals=(lrp,),
     searcher=open_loop,
-    part="allocation: relevance of layers and integer program; without clipping per channel",
+    passes=lrp_qvit,
     differs="relevance is value times slope, its positive part; it weighs the relative error of "
-    "an option, for which the paper gives no formula",
-    oracle="relevance is conserved; brute force over all plans",
+    "an option, for which the paper gives no formula; bits of weights alone are chosen; channels "
+    "are clipped where the squared error is least, and their ranges stay beside the tensor",
+    oracle="relevance is conserved; brute force over all plans; behind norms, and only there, a "
+    "range per channel",
 )

@@ -45,7 +45,7 @@ def learned(
             for p, g in zip(learning, found, strict=True):
                 p.grad = g
             for now in adam.param_groups:
-                now["lr"] = now["rate"] * (1 + cos(pi * done)) / 2
+                now["lr"] = now["rate"] * ((1 + cos(pi * done)) / 2 if now["falling"] else 1)
             adam.step()
     return {name: hardened(m) for name, m in soft.items()}
 

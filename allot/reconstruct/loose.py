@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from allot.num.formats import UInt
 from allot.options.standins import QuantizedInput, QuantizedOutput, inner_attribute
+from allot.reconstruct.draw import drawn
 
 
 class Loose(nn.Module):
@@ -52,7 +53,7 @@ class Loose(nn.Module):
         y = self._quantized(x)
         if self.drop <= 0:
             return y
-        left = torch.rand(x.shape, generator=self.generator) < self.drop
+        left = drawn(x.shape, self.drop, self.generator)
         return torch.where(left.to(x.device), x, y)
 
     def _quantized(self, x: Tensor) -> Tensor:

@@ -70,7 +70,8 @@ def hardened(module: nn.Module) -> nn.Module:
 
 
 def variables(modules: Iterable[nn.Module], setting: Reconstruction) -> list[dict[str, Any]]:
-    """Groups for an optimizer of what is to be learned, each with its rate; empty ones left out."""
+    """Groups for an optimizer of what is to be learned, each with its rate and whether it falls;
+    empty ones left out."""
     codes, steps, biases = list[Tensor](), list[Tensor](), list[Tensor]()
     for module in modules:
         inner = module
@@ -81,6 +82,10 @@ def variables(modules: Iterable[nn.Module], setting: Reconstruction) -> list[dic
         bearer = inner.inner if isinstance(inner, Soft) else inner
         bias = bearer._parameters.get("bias")
         biases += [bias] if setting.learn_biases and bias is not None else []
-    rates = (setting.rounding.rate, setting.step_rate, setting.bias_rate)
-    groups = zip((codes, steps, biases), rates, strict=True)
-    return [{"params": p, "rate": rate} for p, rate in groups if p]
+    rounding = setting.rounding
+    groups = (
+        {"params": codes, "rate": rounding.rate, "falling": rounding.falling},
+        {"params": steps, "rate": setting.step_rate, "falling": True},
+        {"params": biases, "rate": setting.bias_rate, "falling": True},
+    )
+    return [g for g in groups if g["params"]]

@@ -68,8 +68,8 @@ def reconstructed(
 def _warn(samples: int) -> None:
     if samples < _FEW:
         warnings.warn(
-            f"codes are learned on {samples} calibration samples: they will fit what is particular "
-            "to these; 256 or more are usual",
+            f"codes are learned on few calibration samples ({samples}): they will fit what is "
+            "particular to these; 256 or more are usual",
             stacklevel=3,
         )
 

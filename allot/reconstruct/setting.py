@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from torch import nn
+
+from allot.bank import Bank
 from allot.errors import InputError
-from allot.part import Part
+from allot.option import Option
+from allot.reconstruct.learning import Learning
 from allot.reconstruct.losses import Loss, OutputMSE
-from allot.reconstruct.soft import LearnedRounding, SoftRounding
+from allot.reconstruct.soft import FreeRounding, LearnedRounding
 from allot.reconstruct.units import Blocks, Units
+from allot.recover import Moments
+from allot.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reconstruction(Part):
+class Reconstruction(Learning):
     """How units are learned.
 
     drop: probability with which an element of a quantized tensor in the unit stays float at a step
@@ -21,15 +28,18 @@ class Reconstruction(Part):
     from the planned one.  Only while learning: what is kept is judged with all quantizers on and
     inputs of the planned network.  steps: of each unit.  batch, samples: calibration inputs of a
     step and in all.  learn_steps: static steps of tensors in the unit are learned too, at
-    step_rate per step in relative terms; learn_biases: biases of layers and norms, at bias_rate
-    of what the unit's output deviates.
+    step_rate per step in relative terms; learn_biases: biases of layers and norms, at bias_rate.
+
+    Defaults are for a few hundred steps: on ResNet-20 at W2A4 (200 steps a block, 512 images, one
+    seed, 1 000 others) the divergence was 0.164 without and 0.177 with half of the elements dropped
+    and mixed, from 0.253; the published methods take 20 000 steps.
     """
 
     unit: Units = Blocks()  # noqa: RUF009 - frozen, shared by intent
     loss: Loss = OutputMSE()  # noqa: RUF009
-    rounding: LearnedRounding = SoftRounding()  # noqa: RUF009
-    drop: float = 0.5
-    float_inputs: float = 0.5
+    rounding: LearnedRounding = FreeRounding()  # noqa: RUF009
+    drop: float = 0.0
+    float_inputs: float = 0.0
     steps: int = 300
     batch: int = 32
     samples: int = 512
@@ -45,3 +55,23 @@ class Reconstruction(Part):
         for name in ("steps", "batch", "samples"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is at least 1; {getattr(self, name)} was given")
+
+    def learned(
+        self,
+        bank: Bank,
+        task: Task,
+        options: Mapping[str, Option],
+        *,
+        standins: Mapping[str, nn.Module],
+        original: Moments | None,
+        seed: int,
+        progress: Callable[[float], None],
+    ) -> dict[str, nn.Module]:
+        """Unit by unit, in execution order."""
+        # what does it reads this setting
+        from allot.reconstruct.reconstruct import reconstructed
+
+        return reconstructed(
+            bank, task, options, standins=standins, setting=self, original=original, seed=seed,
+            progress=progress,
+        )  # fmt: skip

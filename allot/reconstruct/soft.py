@@ -6,6 +6,7 @@ import copy
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import cos, pi
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -102,9 +103,13 @@ class Soft(OnGrid):
 
 
 class LearnedRounding(Part):
-    """How codes are made variables.  rate: of Adam, in units of what is learned."""
+    """How codes are made variables.
+
+    rate: of Adam, in units of what is learned.  falling: whether it falls to 0 along a cosine.
+    """
 
     rate: float
+    falling: ClassVar[bool] = True
 
     @abstractmethod
     def soft(self, layer: OnGrid, w: Tensor) -> Soft:
@@ -118,13 +123,15 @@ class SoftRounding(LearnedRounding):
 
     The two are the code it has and the one beyond it on the side of the unrounded weight; the
     authors take those on both sides of the weight, which codes of error-compensating rounding may
-    not be among.  pull: weight of what drives values to one end, relative to the loss before (the
-    mean over weights of 1 - |2h - 1|^b; theirs is a sum, times 0.01).  warm: share of the steps
-    without it; b then falls from sharp[0] to sharp[1] along a cosine.
+    not be among.  It starts at the unrounded weight, but no further from its code than `margin` of
+    the way.  pull: weight of what drives values to one end, relative to the loss before (the mean
+    over weights of 1 - |2h - 1|^b; theirs is a sum, times 0.01).  warm: share of the steps without
+    it; b then falls from sharp[0] to sharp[1] along a cosine.
     """
 
+    falling: ClassVar[bool] = False
     rate: float = 0.1
-    pull: float = 1.0
+    pull: float = 3.0
     warm: float = 0.2
     sharp: tuple[float, float] = (20.0, 2.0)
     margin: float = 0.3
@@ -135,6 +142,8 @@ class SoftRounding(LearnedRounding):
             raise InputError(
                 f"warm is a share from 0 up to 1 and pull not below 0; got {self.warm}, {self.pull}"
             )
+        if not 0.01 < self.margin < 0.5:
+            raise InputError(f"margin lies between 0.01 and 0.5; {self.margin} was given")
 
     def soft(self, layer: OnGrid, w: Tensor) -> Soft:
         return _Sigmoid(layer, w, self)
@@ -193,10 +202,10 @@ class FreeRounding(LearnedRounding):
         _check_rate(self.rate)
 
     def soft(self, layer: OnGrid, w: Tensor) -> Soft:
-        return _Free(layer, w)
+        return Free(layer, w)
 
 
-class _Free(Soft):
+class Free(Soft):
     """Values that are rounded at every step."""
 
     def __init__(self, layer: OnGrid, w: Tensor) -> None:
@@ -209,12 +218,16 @@ class _Free(Soft):
         start = value + (x - value).clamp(-_WITHIN * down, _WITHIN * up)
         Soft.__init__(self, layer, found, start)
 
+    def place(self) -> Tensor:
+        """Values before they are rounded: [out, k]."""
+        return self.variable
+
     def values(self) -> Tensor:
-        x = self.variable.clamp(*self.frame.grid.reach)
+        x = self.place().clamp(*self.frame.grid.reach)
         return x + (self.frame.grid.values(self.frame.grid.nearest(x)) - x).detach()
 
     def codes(self) -> Tensor:
-        return self.frame.grid.nearest(self.variable.detach())
+        return self.frame.grid.nearest(self.place().detach())
 
 
 def _check_rate(rate: float) -> None:

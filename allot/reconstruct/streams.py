@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from allot.errors import InputError
 from allot.provenance import tensors
+from allot.reconstruct.draw import drawn
 from allot.reconstruct.units import Unit
 from allot.sweep import Observer, find, observed, unwrapped
 from allot.task import Inputs, Task
@@ -175,7 +176,7 @@ def mixed(value: Any, other: Any, share: float, generator: torch.Generator) -> A
     if isinstance(value, Tensor):
         if not value.is_floating_point() or share == 0:
             return value
-        taken = torch.rand(value.shape, generator=generator) < share
+        taken = drawn(value.shape, share, generator)
         return torch.where(taken.to(value.device), other, value)
     if type(value) in (tuple, list):
         pairs = zip(value, other, strict=True)

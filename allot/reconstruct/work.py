@@ -108,7 +108,7 @@ def _weighted(
     reached = until(source.bank.graph, unit, standins)
     with source.bank.trial(reached) as model:
         found = list(squared_gradients(source.task, model, unit, source.batches, source.finals))
-    mean = float(torch.stack([g.double().mean() for g in found]).mean())
+    mean = sum(float(g.double().sum()) for g in found) / sum(g.numel() for g in found)
     for goal, g in zip(goals, found, strict=True):
         yield replace(goal, weight=g / mean if mean > 0 else g)
 

@@ -55,7 +55,7 @@ def _fold(module: nn.Conv2d | nn.Linear, norm: nn.BatchNorm1d | nn.BatchNorm2d) 
         gain, shift = gain * norm.weight.detach().double(), norm.bias.detach().double()
     before = torch.zeros_like(gain) if module.bias is None else module.bias.detach().double()
     bias = (before - norm.running_mean.double()) * gain + shift
-    module.bias = nn.Parameter(bias.to(w), requires_grad=False)
     wide = w.detach().double() * gain.view(-1, *[1] * (w.dim() - 1))
-    with torch.no_grad():
-        w.copy_(wide)
+    # parameters of its own: those that it shared with another layer would change there too
+    module.weight = nn.Parameter(wide.to(w), requires_grad=False)
+    module.bias = nn.Parameter(bias.to(w), requires_grad=False)

@@ -17,8 +17,11 @@ from allot.task import Task
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inputs:
-    """Of a layer's input [..., k]: low, high, mean: least, largest and mean magnitude per channel
-    [k] over all tokens.  rows: some of the tokens [m, k], evenly spread.  All float32, on the CPU."""
+    """Of a layer's input [..., k], float32 on the CPU.
+
+    low, high, mean: least and largest value and mean magnitude per channel [k] over all tokens.
+    rows: some of the tokens [m, k], evenly spread.
+    """
 
     low: Tensor
     high: Tensor

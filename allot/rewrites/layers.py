@@ -61,18 +61,25 @@ def input_channels(module: nn.Conv2d | nn.Linear, values: Tensor) -> Tensor:
 
 
 def scale_inputs(module: nn.Conv2d | nn.Linear, factors: Tensor) -> None:
-    """Multiplies a weight (in place) by a factor [in] per input channel."""
-    with torch.no_grad():
-        module.weight.mul_(input_channels(module, factors.to(module.weight)))
+    """Multiplies a weight (in place of the old one) by a factor [in] per input channel.
+
+    The layer gets a parameter of its own: one that it shared with another module would change
+    there too.
+    """
+    w = module.weight.detach()
+    module.weight = _own(w * input_channels(module, factors.to(w)))
 
 
 def scale_outputs(module: nn.Conv2d | nn.Linear, factors: Tensor) -> None:
-    """Multiplies weight and bias (in place) by a factor [out] per output channel."""
-    with torch.no_grad():
-        w = module.weight
-        w.mul_(factors.to(w).view(-1, *[1] * (w.dim() - 1)))
-        if module.bias is not None:
-            module.bias.mul_(factors.to(w))
+    """Multiplies weight and bias, as `scale_inputs`, by a factor [out] per output channel."""
+    w = module.weight.detach()
+    module.weight = _own(w * factors.to(w).view(-1, *[1] * (w.dim() - 1)))
+    if module.bias is not None:
+        module.bias = _own(module.bias.detach() * factors.to(w))
+
+
+def _own(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values, requires_grad=False)
 
 
 def input_sizes(module: nn.Conv2d | nn.Linear) -> Tensor:

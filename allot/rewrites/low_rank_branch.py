@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from allot.errors import InputError
+from allot.errors import InputError, ModelError
 from allot.num.lowrank import half, truncated
 from allot.rewrites.channels import linear, linear_of
 from allot.rewrites.inputs import linears
@@ -41,16 +41,23 @@ class Branch(Rewrite):
     The paper smooths first (`Smooth` or its kin before this in the list), so that outliers are in
     the weights, and the branch takes them out.  R is what is left after the factors were rounded
     to half precision, so their rounding loses nothing.  layers: names of linears; () for every one
-    that runs.
+    that runs and is wide enough to have more than that rank.
     """
 
     rank: int
     layers: tuple[str, ...] = ()
 
     def apply(self, task: Task) -> nn.Module:
-        """Raises InputError for a rank above a matrix's, ModelError for what is no linear."""
+        """Raises InputError for a rank above a matrix's, ModelError for what is no linear and
+        where no linear is wide enough."""
         model = copied(task)
-        for name in linears(task, model, self.layers):
+        names = linears(task, model, self.layers)
+        if not self.layers:
+            wide = (n for n in names if min(linear_of(model, n).weight.shape) > self.rank)
+            names = tuple(wide)
+        if not names:
+            raise ModelError(f"no linear has more than rank {self.rank}; give a lower one")
+        for name in names:
             layer = linear_of(model, name)
             most = min(layer.weight.shape)
             if not 1 <= self.rank <= most:

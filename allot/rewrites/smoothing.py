@@ -58,7 +58,7 @@ class Smoothing(Rewrite):
 
     A space is what a norm gives to linears, or one linear to the next where nothing but views,
     products, relu or attention's weighted sum over values lies between.  To leave a space alone is
-    always among the changes, so no layer's error on calibration inputs grows.  Errors are those of
+    always among the changes, so no space's error on calibration tokens grows.  Errors are those of
     nearest rounding with ranges from the extremes, of each reader by itself: what the writer loses
     by its rescaled rows is not looked at (with a scale per row it loses nothing).
     """
@@ -132,10 +132,8 @@ def output_loss(
     weight, activation = rewrite.judged
     total = 0.0
     for reader in space.readers:
-        index, w = (
-            torch.tensor(reader.index),
-            linear_of(model, reader.name).weight.detach().float().cpu(),
-        )
+        index = torch.tensor(reader.index)
+        w = linear_of(model, reader.name).weight.detach().float().cpu()
         x = met[reader.name].rows - change.shift[index]
         total += output_error(
             x, w, factor=change.factor[index], weight=weight, activation=activation

@@ -43,6 +43,7 @@ STORED = [
     Format(grid=Minifloat(exponent=2, mantissa=1), group=16, scales=PowerOfTwo(lift=1.5)),
     Format(grid=Int(bits=3), group=8, scales=Float16()),
     Format(grid=UInt(bits=4), group=8, scales=PowerOfTwo(), asymmetric=True),
+    Format(grid=UInt(bits=4), group=8, scales=PowerOfTwo(lift=1.0), asymmetric=True),
     Format(grid=UInt(bits=4), group=16, scales=Float16(), asymmetric=True),
 ]
 FEW = [fmt for fmt in SYMMETRIC if fmt.group >= 0 and fmt.grid.width < 8]
@@ -93,9 +94,9 @@ def errors(w: Tensor, fit: Fit, curvature: Tensor | None = None, p: float = 2) -
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=name)
 def test_what_is_returned_is_what_is_stored(fmt: Format) -> None:
-    w = matrix()
+    w = torch.cat((matrix(), -matrix()))
     for rule in rules(fmt):
-        fit = rule.fit(w, fmt, curvature=bend())
+        fit = rule.fit(w, fmt, curvature=bend(12))
         assert fit.scale.dtype == torch.float32
         assert fmt.shape(*w.shape) == tuple(fit.scale.shape)
         assert torch.equal(fit.scale, fmt.scales.rounded(fit.scale)), rule

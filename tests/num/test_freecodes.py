@@ -143,10 +143,13 @@ def test_codes_leave_the_two_values_around_the_weight() -> None:
 def test_the_size_of_blocks_only_re_associates_sums(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    w, scale, gram = case(2, Int(bits=3), rows=8, k=90)
-    one = FreeCodes().codes(w, scale, Int(bits=3), gram)
+    grid = Int(bits=3)
+    rows = problem(2, grid, rows=8, k=90, damp=0.01)
+    start = grid.nearest(rows.w / rows.scale)
+    one = swept(rows, start)
+    assert not torch.equal(start, one)
     monkeypatch.setattr(freecodes, "_BLOCK", size)
-    assert torch.equal(one, FreeCodes().codes(w, scale, Int(bits=3), gram))
+    assert torch.equal(one, swept(rows, start))
 
 
 def test_groups_are_rounded_each_alone() -> None:

@@ -76,9 +76,7 @@ def test_weights_are_squared_gradients_of_every_samples_divergence() -> None:
     mean = torch.cat(want).mean()
     for goal, w in zip(doing.goals, want, strict=True):
         assert goal.weight is not None
-        assert torch.allclose(w / mean, goal.weight, rtol=1e-3, atol=1e-3), (
-            (w / mean - goal.weight).abs().max()
-        )
+        assert torch.allclose(w / mean, goal.weight, rtol=1e-3, atol=1e-4)
     everything = torch.cat([g.weight for g in doing.goals if g.weight is not None])
     assert float(everything.mean()) == pytest.approx(1, abs=1e-4)
 

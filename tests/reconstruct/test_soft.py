@@ -116,7 +116,7 @@ def test_a_soft_weight_lies_between_neighbours_and_is_drawn_to_one(make: object)
     assert float(soft.undecided(0.9)) == 0
     with torch.no_grad():
         soft.variable.zero_()  # half way
-    assert float(soft.undecided(0.5)) == 1
+    assert float(soft.undecided(0.5)) == SoftRounding().pull
 
 
 def test_free_codes_move_over_the_whole_grid_and_soft_ones_to_neighbours() -> None:
@@ -150,6 +150,8 @@ def test_a_rate_is_positive(wrong: float) -> None:
             kind(rate=wrong)
     with pytest.raises(InputError, match="warm"):
         SoftRounding(warm=1 - wrong)
+    with pytest.raises(InputError, match="margin"):
+        SoftRounding(margin=wrong)
 
 
 def test_a_soft_layer_reads_like_the_layer() -> None:

@@ -44,6 +44,10 @@ def depthwise() -> nn.Module:
     return toys.seeded(Depthwise())
 
 
+def wide() -> list[nn.Module]:
+    return [nn.Linear(6, 6), nn.ReLU()]
+
+
 def uneven(task: Task, decades: float = 3.0) -> Task:
     """The same function with channels of very different size."""
     new = replace(task, model=copied(task))
@@ -109,6 +113,14 @@ def test_a_channel_that_nobody_makes_or_reads_stays_finite() -> None:
         model.point.weight[:, 3] = 0  # type: ignore[index, union-attr]
     new = proofs.check_rewrite(proofs.of(model, toys.images(30)), CLE)
     assert all(bool(v.isfinite().all()) for v in new.model.state_dict().values())
+
+
+def test_a_weight_that_two_layers_share_is_scaled_in_one() -> None:
+    model = toys.seeded(nn.Sequential(*wide(), *wide(), nn.Linear(6, 5)))
+    model[2].weight = model[0].weight  # type: ignore[assignment]
+    x = torch.randn(60, 6, generator=torch.Generator().manual_seed(1))
+    new = proofs.check_rewrite(proofs.of(model, x), CLE)
+    assert not torch.equal(new.model[0].weight, new.model[2].weight)  # type: ignore[index, union-attr, arg-type]
 
 
 def test_bad_input_is_told() -> None:

@@ -130,6 +130,51 @@ def test_without_rectifiers_any_linear_change_is_undone() -> None:
     assert not any(f.closed for f in found(parts(), rectified=False).values())
 
 
+class Odd(nn.Module):
+    """One op between two linears."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.enter, self.head, self.kind = nn.Linear(4, 4), nn.Linear(4, 5), kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        if self.kind == "divisor":
+            y = torch.ones(4) / y
+        elif self.kind == "pad":
+            y = functional.pad(y[:, :3], (0, 1), value=2.0)
+        elif self.kind == "zero pad":
+            y = functional.pad(y[:, :3], (0, 1))
+        elif self.kind == "columns":
+            y = y[:, torch.tensor([3, 1, 0, 2])]
+        elif self.kind == "mask":
+            y = y[torch.arange(len(y)) >= 0]
+        elif self.kind == "places":
+            y = y[y > -1e9].view(-1, 4)
+        elif self.kind == "quotient":
+            y = y / torch.arange(1.0, 5.0)
+        return self.head(y)
+
+
+@pytest.mark.parametrize(
+    ("kind", "closed"),
+    [
+        ("divisor", False),
+        ("pad", False),
+        ("zero pad", True),
+        ("columns", False),
+        ("mask", True),
+        ("places", False),
+        ("quotient", True),
+    ],
+)
+def test_single_ops(kind: str, closed: bool) -> None:
+    t = proofs.of(toys.seeded(Odd(kind)), torch.randn(9, 4, generator=torch.Generator()))
+    flow = found(t)["enter"]
+    assert flow.closed == closed
+    assert not closed or scaled(t, flow) < 1e-5
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()

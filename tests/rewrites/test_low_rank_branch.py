@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from allot.errors import InputError, ModelError
 from allot.num.lowrank import half
@@ -63,9 +64,17 @@ def test_after_smoothing_it_takes_planted_outliers_out_of_weights() -> None:
 
 def test_a_rank_above_the_matrix_s_is_named_with_the_layer() -> None:
     with pytest.raises(InputError, match=r"layers.0.k is 4 x 12 .* rank 5; give 1 to 4"):
-        Branch(rank=5).apply(made.gated())
+        Branch(rank=5, layers=("layers.0.k",)).apply(made.gated())
     with pytest.raises(InputError, match="rank 0"):
         Branch(rank=0).apply(made.gated())
+
+
+def test_unless_told_where_it_leaves_narrow_matrices_alone() -> None:
+    new = Branch(rank=5).apply(made.gated())
+    narrow, wide = new.get_submodule("layers.0.k"), new.get_submodule("layers.0.q")
+    assert type(narrow) is nn.Linear and type(wide) is not nn.Linear
+    with pytest.raises(ModelError, match="more than rank 99"):
+        Branch(rank=99).apply(made.gated())
 
 
 def test_a_layer_that_is_no_linear_is_refused() -> None:

@@ -10,55 +10,13 @@ from allot.errors import InputError, ModelError
 from allot.rewrites.layers import magnitudes
 from allot.rewrites.moe_smoothing import SharedSmoothing
 from allot.task import Task
-from tests import toys
+from tests import mixture, toys
+from tests.mixture import READERS
 from tests.rewrites import proofs
-
-READERS = ("router", *(f"experts.{i}.up" for i in range(4)))
-
-
-class Expert(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(nn.functional.silu(self.up(x)))
-
-
-class Mixture(nn.Module):
-    """Tokens through a norm, then each through two of four experts, chosen by a router."""
-
-    def __init__(self, norm: nn.Module, *, also: bool = False) -> None:
-        super().__init__()
-        self.norm, self.also = norm, also
-        self.router = nn.Linear(8, 4)
-        self.experts = nn.ModuleList(Expert(8) for _ in range(4))
-        self.head = nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x)
-        flat = h.reshape(-1, 8)
-        weights, chosen = torch.softmax(self.router(flat), 1).topk(2, dim=1)
-        out = torch.zeros_like(flat)
-        for i, expert in enumerate(self.experts):
-            rows, rank = torch.where(chosen == i)
-            if len(rows):
-                out.index_add_(0, rows, expert(flat[rows]) * weights[rows, rank][:, None])
-        x = x + out.view_as(x)
-        return self.head((x + h if self.also else x).mean(1))
 
 
 def task(norm: nn.Module | None = None, *, also: bool = False) -> Task:
-    """Two channels come out of the norm forty times as large, and are read with less weight."""
-    model = toys.seeded(Mixture(nn.LayerNorm(8) if norm is None else norm, also=also))
-    with torch.no_grad():
-        model.norm.weight.copy_(torch.ones(8))  # type: ignore[operator, union-attr]
-        for p in model.norm.parameters():  # type: ignore[union-attr]
-            p[[2, 5]] *= 40
-        for name in READERS:
-            model.get_submodule(name).weight[:, [2, 5]] /= 40  # type: ignore[index]
-    x = torch.randn(60, 6, 8, generator=torch.Generator().manual_seed(3))
-    return proofs.of(model, x)
+    return mixture.task(mixture.planted(mixture.Mixture(norm, also=also)))
 
 
 def chosen(t: Task, bits: int) -> Tensor:

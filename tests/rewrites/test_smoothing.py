@@ -18,8 +18,21 @@ from allot.rewrites.channels import linear_of, rescale_
 from allot.rewrites.inputs import inputs
 from allot.rewrites.layers import copied
 from allot.rewrites.rewrite import change
-from allot.rewrites.smoothing import ActivationAware, ShiftScale, Smooth, Smoothing, output_loss, unchanged
-, group=4)
+from allot.rewrites.smoothing import (
+    ActivationAware,
+    ShiftScale,
+    Smooth,
+    Smoothing,
+    output_loss,
+    unchanged,
+)
+from allot.rewrites.tracking import spaces
+from allot.task import Task
+from tests import small, toys
+from tests.rewrites import transformers_small as made
+from tests.rewrites.proofs import check_rewrite
+
+IN_FOURS = Format(grid=Int(bits=4), group=4)
 REWRITES = (
     Smooth(strengths=(0.3, 0.5, 0.8)),
     ShiftScale(steps=6),

@@ -1,0 +1,38 @@
+"""Learning: what finds better codes for a planned network than rounding layer by layer does."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+from allot.bank import Bank
+from allot.option import Option
+from allot.part import Part
+from allot.recover import Moments
+from allot.task import Task
+
+
+class Learning(Part):
+    """The last step of a recovery.  samples: calibration inputs that it sees."""
+
+    samples: int
+
+    @abstractmethod
+    def learned(
+        self,
+        bank: Bank,
+        task: Task,
+        options: Mapping[str, Option],
+        *,
+        standins: Mapping[str, nn.Module],
+        original: Moments | None,
+        seed: int,
+        progress: Callable[[float], None],
+    ) -> dict[str, nn.Module]:
+        """Stand-ins of a plan that start from those given, which are left as they are.
+
+        original: `moments` of the original where statistics are matched to it, else None.  The
+        same seed gives the same result.
+        """
