@@ -113,6 +113,7 @@ def compress(
     task = replace(task, model=copy.deepcopy(task.model).eval().requires_grad_(False))
     with stages.stage("trace"):
         setup.check(task, target=target, max_drop=max_drop, asked=asked)
+        reference = trace(task.model, task.forward, task.example()) if rewrites else None
         task = rewritten(task, rewrites)
         graph = trace(task.model, task.forward, task.example())
         check_forward(task)
@@ -151,7 +152,7 @@ def compress(
         bank=bank, space=space, meter=meter, evaluator=evaluator, memo=memo,
         checked_in=tuple(checked_in),
         clock=Clock(task, bank, target=target, workload=workload, memo=memo),
-        axes=dict(axes), strong=strong,
+        axes=dict(axes), strong=strong, reference=reference,
     )  # fmt: skip
     _bill(run, {b.bill for b in asked})
     try:
@@ -183,13 +184,14 @@ def _bill(run: Run, asked: set[str]) -> None:
         "size": bill.size(space, header=header),
         "bitops": bill.bitops(space, run.target),
     }
+    before = run.reference or graph
     originals = {
-        "size": float(graph.folded_bytes),
-        "bitops": float(sum(x.macs for x in graph.layers)) * 32 * 32,
+        "size": float(before.folded_bytes),
+        "bitops": float(sum(x.macs for x in before.layers)) * 32 * 32,
     }
     if "memory" in asked:
         bills["memory"] = memory.memory(space, run.target, workload=run.workload, header=header)
-        originals["memory"] = memory.original(graph, workload=run.workload)
+        originals["memory"] = memory.original(before, workload=run.workload)
     if "latency" in run.target.bills:
         with run.stages.stage("latency") as progress:
             seed = run.job.seed

@@ -15,6 +15,7 @@ from allot.latency_model import Fit
 from allot.measure import Meter
 from allot.memo import Memo
 from allot.recover import BY_NAME, STRONG, Recovery
+from allot.site import Graph
 from allot.space import Space
 from allot.stages import Stages
 from allot.table import Table
@@ -26,7 +27,8 @@ from allot.task import Task
 class Run:
     """One job under way; the fields with defaults are filled in as stages end.
 
-    strong: the recovery of finalists.
+    strong: the recovery of finalists.  reference: of the network before any rewrite, whose bills
+    are the original's; None where that is the space's.
     """
 
     task: Task
@@ -43,6 +45,7 @@ class Run:
     clock: Clock
     strong: Recovery = STRONG
     checked_in: tuple[Target, ...] = ()
+    reference: Graph | None = None
     axes: Mapping[str, Callable[..., Space]] = field(default_factory=dict)
     bills: Mapping[str, Table] = field(default_factory=dict)
     originals: Mapping[str, float] = field(default_factory=dict)

@@ -76,8 +76,8 @@ class Graph:
 
     norms: normalized modules in execution order.  order: every module call in execution order,
     as (name, "start" | "end") pairs; a module called more than once appears more than once.
-    unknown: (module, type, number of parameters) of what holds parameters but is not understood;
-    it stays in float.  loose: bytes of parameters that no layer and no folded norm owns.
+    unknown: (module, type, words of 4 bytes) of what holds parameters or buffers but is not
+    understood; it stays in float.  loose: bytes of what no layer and no folded norm owns.
     """
 
     layers: tuple[Layer, ...]

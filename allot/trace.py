@@ -172,6 +172,8 @@ def _graph(model: nn.Module, record: Record, layers: list[Layer], sites: list[Si
     unknown = []
     for name, module in modules.items():
         own = sum(p.numel() for p in module.parameters(recurse=False))
+        if name in called and not is_unit(module):
+            own += _buffers(module)
         if own and not (is_unit(module) and name in called):
             unknown.append((name, type(module).__name__, own))
     folded = {x.norm for x in layers}
@@ -185,6 +187,13 @@ def _graph(model: nn.Module, record: Record, layers: list[Layer], sites: list[Si
         unknown=tuple(unknown),
         loose=4 * sum(n for _, _, n in unknown) + 8 * unfolded,
     )
+
+
+def _buffers(module: nn.Module) -> int:
+    """What a module keeps besides parameters and is stored with it, in words of 4 bytes."""
+    kept = set(module.state_dict())
+    found = [b for n, b in module.named_buffers(recurse=False) if n in kept]
+    return -(-sum(b.numel() * b.element_size() for b in found) // 4)
 
 
 def _first(site: Site) -> str:

@@ -13,35 +13,58 @@ READERS = ("router", *(f"experts.{i}.up" for i in range(4)))
 
 
 class Expert(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.up, self.down = nn.Linear(8, hidden), nn.Linear(hidden, 8)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(nn.functional.silu(self.up(x)))
 
 
 class Mixture(nn.Module):
-    """Tokens through a norm, then each through two of four experts, chosen by a router."""
+    """Tokens through a norm, then each through two of four experts, chosen by a router.
 
-    def __init__(self, norm: nn.Module | None = None, *, also: bool = False) -> None:
+    also: the norm is read by something else too.  dense: every expert reads all tokens and what it
+    says to those that are not sent to it is left out, in a forward that can be exported.
+    """
+
+    def __init__(
+        self,
+        norm: nn.Module | None = None,
+        *,
+        also: bool = False,
+        dense: bool = False,
+        hidden: int = 16,
+    ) -> None:
         super().__init__()
+        self.dense = dense
         self.norm, self.also = nn.LayerNorm(8) if norm is None else norm, also
         self.router = nn.Linear(8, 4)
-        self.experts = nn.ModuleList(Expert(8) for _ in range(4))
+        self.experts = nn.ModuleList(Expert(hidden) for _ in range(4))
         self.head = nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
         flat = h.reshape(-1, 8)
         weights, chosen = torch.softmax(self.router(flat), 1).topk(2, dim=1)
+        said = self._all if self.dense else self._sent
+        x = x + said(flat, weights, chosen).view_as(x)
+        return self.head((x + h if self.also else x).mean(1))
+
+    def _sent(self, flat: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         out = torch.zeros_like(flat)
         for i, expert in enumerate(self.experts):
             rows, rank = torch.where(chosen == i)
             if len(rows):
                 out.index_add_(0, rows, expert(flat[rows]) * weights[rows, rank][:, None])
-        x = x + out.view_as(x)
-        return self.head((x + h if self.also else x).mean(1))
+        return out
+
+    def _all(self, flat: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        out = torch.zeros_like(flat)
+        for i, expert in enumerate(self.experts):
+            gate = (weights * (chosen == i)).sum(1, keepdim=True)
+            out = out + expert(flat) * gate
+        return out
 
 
 def planted(model: Mixture | None = None, *, seed: int = 0) -> Mixture:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from allot import Data, Task
-from tests import toys
+from tests import attention, mixture, toys
 
 HERE = __file__
 CERTIFY = 200
@@ -55,6 +55,26 @@ def other_weights() -> Task:
 
 def other_network() -> Task:
     return of(toys.separable())
+
+
+def experts() -> Task:
+    """Of tokens, through four experts."""
+    model = mixture.planted(mixture.Mixture(hidden=64, dense=True))
+    x = mixture.tokens(2 * 48 + CERTIFY)
+    with torch.no_grad():
+        model.head.bias -= model(x).mean(0)
+        whole = Data(inputs=x, labels=model(x).argmax(1))
+    parts = [whole.subset(i) for i in torch.arange(len(x)).split([48, 48, CERTIFY])]
+    calibrate, search, certify = parts
+    return Task(
+        name="tiny", model=model, calibrate=calibrate, search=search, certify=certify,
+        classes=tuple("abcde"),
+    )  # fmt: skip
+
+
+def vision() -> Task:
+    """A transformer of layer norms."""
+    return of(attention.vision(depth=2))
 
 
 def unlabelled() -> Task:

@@ -30,7 +30,8 @@ def hsic(
 
     Deviations: the error is the option's own, where the authors take 2^(-2 bits) whatever a
     tensor is; harms of layers are summed, which an exact solver minimises, where they square the
-    sum of every block and go greedily.
+    sum of every block and go greedily.  What is near the output depends on it most, whatever it is
+    worth: shares grow with depth.
     """
     found = dependences(scene, places(scene), samples=samples, batch=batch, progress=progress)
     return weighed(

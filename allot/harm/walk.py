@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from allot.bank import Bank
+from allot.errors import ModelError
 from allot.harm.changes import Change, changes
 from allot.harm.tape import Tape, taped
 from allot.option import Option
@@ -109,6 +110,12 @@ def _show(table: Columns, tape: Tape, rows: slice, each: Each) -> None:
                 if not found:
                     continue  # nothing that was put out depends on it
                 gradients = torch.stack(found)
+                if gradients.shape[1] != rows.stop - rows.start:
+                    raise ModelError(
+                        f"{change.at[0]} has {gradients.shape[1]} rows for "
+                        f"{rows.stop - rows.start} samples, so its gradients are no sample's own; "
+                        "take a signal that measures plans, such as allot.harm.single"
+                    )
                 if change.gives is not None:
                     dim, at = change.gives
                     gradients = gradients.index_select(dim if dim < 0 else dim + 1, at)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 def hsic(k: Tensor, l: Tensor) -> float:  # noqa: E741 - the paper's letter
     """tr(K H L H) / (n - 1)^2, the biased estimate of the Hilbert-Schmidt norm of the
-    cross-covariance (Gretton et al. 2005, definition 2): kernel matrices k, l [n, n], H = I - 1/n.
+    cross-covariance (Gretton et al. 2005): kernel matrices k, l [n, n], H = I - 1/n.
 
     Never negative for kernels; its mean for independent samples falls as 1/n.  0 for one sample.
     """

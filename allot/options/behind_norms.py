@@ -24,7 +24,9 @@ def behind_norm(site: Site, graph: Graph) -> bool:
     """Whether the tensor of a site is the output of a norm over channels, as it left it.
 
     Told by the name of its class, which ends in "Norm" (LayerNorm, RMSNorm, LlamaRMSNorm), and
-    only of norms that scale: the graph names no others.  Batch norms are none.
+    only of norms that scale: the graph names no others.  Batch norms are none.  Not told:
+    where a norm ends a block, since the tensor is then the block's, and where a layer reads one
+    token of what a norm made.
     """
     named = {module for module, kind, _ in graph.unknown if kind.endswith("Norm")}
     touch = site.touches[0]

@@ -48,7 +48,7 @@ class AxisExtremes(Statistic):
 @dataclass(frozen=True, kw_only=True)
 class OutlierAxis(Option):
     """The tensor between layers on a grid, a static range for each of a few groups of channels or
-    of tokens (pixels in images); None is the original (Ryu et al. 2025, DGQ, section 4.1).
+    of tokens (pixels in images); None is the original (Ryu et al. 2025, DGQ).
 
     The axis is the one along which ranges differ more, all that calibration saw taken together;
     k-means puts its ranges into at most `groups`, and a group's range holds all in it.  Where a

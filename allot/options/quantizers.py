@@ -6,6 +6,7 @@ scales and zero points get none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,10 +42,10 @@ class Quantizer(nn.Module):
     grid: Grid
 
 
-class StaticQuantizer(Quantizer):
-    """Ranges that were fixed beforehand: scale, zero [1] or one for every channel along `dim`.
+class FixedQuantizer(Quantizer):
+    """Ranges that were fixed beforehand, one for the tensor or for every unit: scale, zero [n].
 
-    Channels that were joined from several tensors have equal entries where they come from one.
+    dim: of the channels, 1 or -1.
     """
 
     scale: Tensor
@@ -56,46 +57,50 @@ class StaticQuantizer(Quantizer):
         self.register_buffer("scale", scale.detach().clone().float())
         self.register_buffer("zero", zero.detach().clone().float())
 
+    def ranges(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and zero point in a shape that broadcasts with x.
+
+        Raises PlanError for a tensor with another number of units.
+        """
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = _Through.apply(x, *self.ranges(x), self.grid)
+        return out
+
+
+class StaticQuantizer(FixedQuantizer):
+    """One range, or one for every channel along `dim`.
+
+    Channels that were joined from several tensors have equal entries where they come from one.
+    """
+
+    def ranges(self, x: Tensor) -> tuple[Tensor, Tensor]:
         n = len(self.scale)
         if n == 1:
-            scale, zero = self.scale, self.zero
-        elif n != x.shape[self.dim]:
+            return self.scale, self.zero
+        if n != x.shape[self.dim]:
             raise PlanError(
                 f"a tensor of {x.shape[self.dim]} channels meets ranges for {n}; where channels "
                 "are removed behind this edge, one range for the whole tensor would do"
             )
-        else:
-            shape = [1] * x.dim()
-            shape[self.dim] = n
-            scale, zero = self.scale.view(shape), self.zero.view(shape)
-        out: Tensor = _Through.apply(x, scale, zero, self.grid)
-        return out
+        shape = [1] * x.dim()
+        shape[self.dim] = n
+        return self.scale.view(shape), self.zero.view(shape)
 
 
-class PlaceQuantizer(Quantizer):
-    """Ranges that were fixed beforehand, one for every token or pixel: scale, zero [places]."""
+class PlaceQuantizer(FixedQuantizer):
+    """One range for every token or pixel, whatever the channel."""
 
-    scale: Tensor
-    zero: Tensor
-
-    def __init__(self, *, grid: Grid, scale: Tensor, zero: Tensor, dim: int) -> None:
-        nn.Module.__init__(self)
-        self.grid, self.dim = grid, dim
-        self.register_buffer("scale", scale.detach().clone().float())
-        self.register_buffer("zero", zero.detach().clone().float())
-
-    def forward(self, x: Tensor) -> Tensor:
+    def ranges(self, x: Tensor) -> tuple[Tensor, Tensor]:
         shape = list(x.shape)
         shape[0] = shape[self.dim] = 1
-        if torch.Size(shape).numel() != len(self.scale):
+        if math.prod(shape) != len(self.scale):
             raise PlanError(
-                f"a tensor of {torch.Size(shape).numel()} places meets ranges for "
-                f"{len(self.scale)}; where tokens are removed before this edge, one range for the "
-                "whole tensor would do"
+                f"a tensor of {math.prod(shape)} places meets ranges for {len(self.scale)}; where "
+                "tokens are removed before this edge, one range for the whole tensor would do"
             )
-        out: Tensor = _Through.apply(x, self.scale.view(shape), self.zero.view(shape), self.grid)
-        return out
+        return self.scale.view(shape), self.zero.view(shape)
 
 
 class LiveQuantizer(Quantizer):

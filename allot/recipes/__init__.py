@@ -19,12 +19,12 @@ from allot.recipes.recipe import Paper as Paper
 from allot.recipes.recipe import Recipe as Recipe
 from allot.recipes.reconstruction import ADAQUANT, BRECQ, QDROP
 from allot.recipes.relevance import LRP_QVIT
-from allot.recipes.rounding import ADAROUND, GPTQ, HQQ, NUPES
+from allot.recipes.rounding import ADAROUND, DISCQUANT, GPTQ, HQQ, NUPES
 
 # by their number in the survey, then those without one by year
 ALL: tuple[Recipe, ...] = (
-    ADAQUANT, QDROP, NUPES, AUGMENTED, ZEROQ, HAWQ, LRP_QVIT, ACTQUANT, LLM_FP4, LORC, SVDQUANT,
-    QLLM, OUTLIER_SUPPRESSION, OS_PLUS, EAQUANT, DGQ, WHITEPAPER, SIMQ_NAS, DELE,
+    ADAQUANT, QDROP, DISCQUANT, NUPES, AUGMENTED, ZEROQ, HAWQ, LRP_QVIT, ACTQUANT, LLM_FP4, LORC,
+    SVDQUANT, QLLM, OUTLIER_SUPPRESSION, OS_PLUS, EAQUANT, DGQ, WHITEPAPER, SIMQ_NAS, DELE,
     ADAROUND, BRECQ, GPTQ, SMOOTHQUANT, AWQ, HQQ,
 )  # fmt: skip
 

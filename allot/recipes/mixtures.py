@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from allot.harm.single import single
 from allot.mixtures import balanced_first
 from allot.recipes.bits import Bits
 from allot.recipes.offered import integers, tensors
 from allot.recipes.recipe import Paper, Recipe
 from allot.reconstruct.routers import RouterKL, Routers
 from allot.reconstruct.setting import Reconstruction
-from allot.reconstruct.soft import FreeRounding
+from allot.reconstruct.soft import SoftRounding
 from allot.recover import Recovery
 from allot.rewrites.moe_smoothing import SharedSmoothing
 from allot.scheme import Scheme
@@ -17,7 +18,7 @@ from allot.scheme import Scheme
 def eaquant(bits: Bits) -> Scheme:
     """One smoothing vector for a router and its experts, the router then learned by its choice."""
     setting = Reconstruction(
-        unit=Routers(), loss=RouterKL(), rounding=FreeRounding(),
+        unit=Routers(), loss=RouterKL(), rounding=SoftRounding(),
         drop=0.0, float_inputs=0.0, learn_steps=False,
     )  # fmt: skip
     return Scheme(
@@ -38,6 +39,8 @@ EAQUANT = Recipe(
         "Optimization",
     ),
     axes=("precision",),
+    # what foretells harm by gradients wants whole samples in every layer; experts see some tokens
+    signals=(single,),
     prepare=balanced_first,
     passes=eaquant,
     differs="the router's codes are learned for the divergence of its choice over all experts, "

@@ -13,7 +13,7 @@ from allot.num.rounding import Gptq, Rounding
 from allot.option import Option
 from allot.options.formatted import Formatted
 from allot.options.precision import Activation, Weight
-from allot.options.sharing import PerGroup, PerToken
+from allot.options.sharing import PerGroup
 from allot.options.tensors import ActivationFormat
 from allot.recipes.bits import Bits
 from allot.scheme import Scheme
@@ -55,14 +55,15 @@ def integers(
 
 
 def tensors(bits: Bits) -> Option | None:
-    """Tensors between layers: 8 bits with one static range, fewer with a range per token or group
-    found at run time; None where they stay in float."""
+    """Tensors between layers: one static range; where weights are in groups, ranges of groups of
+    channels found at run time, but for 8 bits; None where they stay in float."""
     if bits.floats:
         return None
-    if bits.activation == 8 and not bits.group:
-        return Activation(bits=8)
-    sharing = PerGroup(size=bits.group) if bits.group else PerToken()
-    return ActivationFormat(grid=UInt(bits=bits.activation), sharing=sharing, ranges=AtRunTime())
+    if bits.activation == 8 or not bits.group:
+        return Activation(bits=bits.activation)
+    return ActivationFormat(
+        grid=UInt(bits=bits.activation), sharing=PerGroup(size=bits.group), ranges=AtRunTime()
+    )
 
 
 def space(

@@ -13,12 +13,14 @@ from allot.options.formatted import Formatted
 from allot.recipes.bits import Bits
 from allot.recipes.offered import integers, tensors
 from allot.recipes.recipe import Paper, Recipe
+from allot.reconstruct.walk import Discrepancy
 from allot.recover import Recovery
 from allot.scheme import Scheme
 
 IN_ORDER = Recovery(samples=512, matched=False, in_order=True)
 NOTHING = Recovery(samples=512, matched=False)
 MATCHED = Recovery(samples=512)
+WALKED = Recovery(samples=512, matched=False, in_order=True, reconstruction=Discrepancy())
 
 
 def gptq(bits: Bits) -> Scheme:
@@ -48,6 +50,12 @@ def adaround(bits: Bits) -> Scheme:
     """Every weight up or down, learned layer by layer."""
     weight = integers(bits, rounding=AdaRound())
     return Scheme(weight=weight, activation=tensors(bits), recovery=MATCHED)
+
+
+def discquant(bits: Bits) -> Scheme:
+    """Every weight up or down, all of the network by one walk that begins near GPTQ's codes."""
+    weight = integers(bits, rounding=Gptq())
+    return Scheme(weight=weight, activation=tensors(bits), recovery=WALKED)
 
 
 GPTQ = Recipe(
@@ -104,4 +112,20 @@ ADAROUND = Recipe(
     differs="the layer's output error is taken from the second moment of its inputs, without the "
     "activation function behind it; statistics are matched afterwards",
     oracle="brute force over all roundings of 12 weights",
+)
+DISCQUANT = Recipe(
+    name="discquant",
+    row="A03",
+    paper=Paper(
+        authors="Chee et al.",
+        year=2025,
+        title="DiscQuant: A Quantization Method for Neural Networks Inspired by Discrepancy Theory",
+    ),
+    axes=("precision",),
+    passes=discquant,
+    differs="the two values of a weight are its GPTQ code and the next towards the original "
+    "weight, and the walk begins between these, not at a random point; the push grows in eight "
+    "rounds; codes that lose more on the calibration data are thrown away",
+    oracle="a vertex of the linear program leaves at most as many weights between as there are "
+    "samples; never above GPTQ in divergence on the calibration data",
 )

@@ -39,6 +39,8 @@ def rewritten(task: Task, rewrites: Sequence[Rewrite]) -> Task:
     1e-4 of its largest value (dtype float32; 1e-8 for float64).  Raises ModelError, naming the
     rewrite, where it does not.
     """
+    if not rewrites:
+        return task
     done = task
     wanted = _output(task, task.model)
     for rewrite in rewrites:

@@ -43,6 +43,8 @@ class Ideal(Target):
             fits = 2 <= effect.stored_bits <= 8
             return "" if fits else "ideal takes weights of 2 to 8 bits"
         if option.kind == "activation":
+            if not effect.fixed:
+                return "allot writes no file yet for ranges found at run time or shared by channels"
             fits = effect.compute_bits in self.activation_bits()
             return "" if fits else "ideal takes activations of 4, 6 or 8 bits"
         step = self.channel_step(site.shape[0])

@@ -100,10 +100,13 @@ def test_few_inputs_leave_all_but_few_weights_of_a_layer_rounded_at_no_error(gri
 
 def test_a_start_outside_the_box_is_refused() -> None:
     outside = torch.tensor([0.5, 1.5], dtype=torch.float64)
+    inside = outside / 2
     with pytest.raises(InputError, match="outside"):
         vertex(torch.ones(1, 2, dtype=torch.float64), outside, cost=outside)
     with pytest.raises(InputError, match="outside"):
         discquant([outside], [outside], [outside], flat, steps=1, seed=0)
+    with pytest.raises(InputError, match="outside"):
+        discquant([outside], [outside], [inside], flat, steps=1, seed=0, begin=[outside])
     with pytest.raises(InputError, match="same shapes"):
         discquant([outside], [outside[:1]], [outside], flat, steps=1, seed=0)
 
@@ -112,7 +115,8 @@ def flat(weights: list[Tensor], step: int) -> tuple[float, list[Tensor]]:
     return 0.0, [torch.zeros_like(w) for w in weights]
 
 
-def test_without_a_loss_the_walk_ends_at_the_vertex_that_it_is_pushed_to() -> None:
+@pytest.mark.parametrize("warm", (0, 5))
+def test_without_a_loss_the_walk_ends_at_the_vertex_that_it_is_pushed_to(warm: int) -> None:
     start = [boxed(30, 4), boxed(20, 5)]
     ends = walk(
         [torch.full_like(x, 0.5) for x in start],
@@ -122,6 +126,7 @@ def test_without_a_loss_the_walk_ends_at_the_vertex_that_it_is_pushed_to() -> No
         rounds=4,
         rate=0.1,
         strength=0.1,
+        warm=warm,
     )
     assert all(torch.equal((s >= 0.5).double(), e) for s, e in zip(start, ends, strict=True))
 
@@ -171,6 +176,22 @@ def network(seed: int) -> tuple[list[Tensor], LossAndGrad]:
         return float(loss), list(grads)
 
     return weights, loss_and_grad
+
+
+def test_a_slow_walk_begins_where_it_is_told_and_a_random_one_elsewhere() -> None:
+    low, high = [torch.zeros(50)], [torch.ones(50)]
+    seen: list[Tensor] = []
+
+    def loss_and_grad(weights: list[Tensor], step: int) -> tuple[float, list[Tensor]]:
+        seen.append(weights[0].clone())
+        return flat(weights, step)
+
+    begin = [boxed(50, 6).float()]
+    for seed in (0, 1):
+        discquant(low, high, low, loss_and_grad, steps=1, rounds=1, seed=seed, begin=begin, warm=3)
+        discquant(low, high, low, loss_and_grad, steps=1, rounds=1, seed=seed)
+    assert torch.equal(begin[0], seen[1]) and torch.equal(begin[0], seen[5])
+    assert not torch.equal(seen[3], seen[7])
 
 
 def between(weights: list[Tensor], grid: Grid) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

@@ -28,7 +28,7 @@ from allot.options.quantizers import (
 from allot.site import Graph, Site
 from allot.testing import OptionLaws
 from allot.trace import trace
-from tests import small, toys
+from tests import attention, small, toys
 from tests.options.test_tensors import SITES, edge, placed, seen_at
 
 A4 = UInt(bits=4)
@@ -130,7 +130,7 @@ def test_one_group_is_one_range_for_the_tensor() -> None:
 
 
 @pytest.mark.parametrize("grid", (A4, Int(bits=4)))
-@pytest.mark.parametrize(("site", "make"), SITES)
+@pytest.mark.parametrize(("site", "make"), (*SITES, ("layers.0.up.input", attention.vision)))
 def test_it_takes_every_kind_of_site(
     site: str, make: Callable[[], nn.Module], grid: UInt | Int
 ) -> None:

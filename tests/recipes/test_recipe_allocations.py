@@ -17,8 +17,8 @@ from allot.harm.lrp import relevances
 from allot.recipes import Recipe
 from allot.recipes.curvature import HAWQ
 from allot.recipes.data_free import ZEROQ
+from allot.recipes.reconstruction import ADAQUANT
 from allot.recipes.relevance import LRP_QVIT
-from allot.recipes.repaired import ADAQUANT
 from allot.space import Space
 from allot.table import Table
 from allot.task import Data

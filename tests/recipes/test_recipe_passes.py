@@ -15,7 +15,7 @@ from allot.options.standins import OnGrid
 from allot.recipes import ALL, Recipe, by_name
 from allot.recipes.bits import Bits, parsed
 from allot.recipes.floats import splits
-from allot.recipes.offered import WIDTHS, integers
+from allot.recipes.offered import integers
 from allot.recover import Recovery
 from allot.rewrites.low_rank_branch import Branch
 from allot.runtimes.ideal import Ideal
@@ -68,9 +68,7 @@ def test_what_it_makes_is_near_the_original_and_on_grids(recipe: Recipe) -> None
 def test_its_axis_offers_the_original_and_what_is_asked(recipe: Recipe) -> None:
     task = on(recipe)
     graph = trace(task.model, task.forward, task.example())
-    for bits, count in (("W4A8", 2), ("", 1 + len(WIDTHS))):
-        if not bits and recipe.name == "llm-fp4":
-            continue  # floats come in three widths
+    for bits, count in (("W4A8", 2), ("", 1 + len(recipe.widths))):
         space = recipe.axis(bits)(graph, Ideal())
         kinds = {graph.site(c.site).kind for c in space.choices}
         assert kinds == {"weight", "activation"}

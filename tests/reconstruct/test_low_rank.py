@@ -118,18 +118,22 @@ def test_both_factors_are_learned() -> None:
     assert float(g[:out].abs().sum()) > 0 and float(g[out:].abs().sum()) > 0
 
 
-def test_rank_0_leaves_every_code_and_one_beyond_the_matrix_is_the_matrixs() -> None:
+def test_rank_0_leaves_every_code() -> None:
     k = small.kit()
     plan = options(k, OPTIONS[0])
     before = k.bank.standins(plan)
     none = replace(QUICK, rounding=LowRankRounding(rank=0))
-    after = reconstructed(k.bank, k.task, plan, standins=before, setting=none)
-    assert codes(after) == codes(before)
-    whole = [
-        reconstructed(k.bank, k.task, plan, setting=replace(QUICK, rounding=r))
-        for r in (LowRankRounding(rank=27), LowRankRounding(rank=99))
-    ]
-    assert codes(whole[0]) == codes(whole[1]) != codes(before)
+    assert codes(reconstructed(k.bank, k.task, plan, standins=before, setting=none)) == codes(
+        before
+    )
+
+
+def test_a_rank_above_the_matrixs_is_the_matrixs() -> None:
+    whole, more = (
+        shaken(start(OPTIONS[0], LowRankRounding(rank=r))[1], 1.0) for r in (8, 99)
+    )  # fmt: skip
+    assert whole.variable.shape == more.variable.shape
+    assert torch.equal(whole.codes(), more.codes())
 
 
 def codes(standins: dict[str, nn.Module]) -> dict[str, Any]:
