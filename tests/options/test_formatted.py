@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -133,7 +134,7 @@ class TestLawsOfLowRank(TestLaws):
 
 @pytest.mark.parametrize("rounding", (Nearest(), INT4.rounding))
 def test_integers_a_row_are_the_plain_weight_option(rounding: object) -> None:
-    model, graph, site, stats = placed(INT4, "conv2.weight")
+    model, graph, _site, stats = placed(INT4, "conv2.weight")
     layer = model.get_submodule("conv2")
     gram = stats[gram_of(graph.layer("conv2"))]
     plain = Weight(bits=4, rounding=rounding).encoded(layer, gram=gram)  # type: ignore[arg-type]
@@ -154,11 +155,11 @@ def test_error_falls_with_rank() -> None:
     for rank in range(5):
         option = Formatted(name="x", format=RANKED.format, rank=rank)
         found.append(error(option.encoded(layer, gram=gram), layer, gram))
-    assert all(a > b for a, b in zip(found, found[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(found))
 
 
 def test_a_rank_above_the_matrix_and_a_group_that_does_not_divide_are_refused() -> None:
-    model, graph, site, _ = placed(INT4, "conv2.weight")
+    _model, graph, site, _ = placed(INT4, "conv2.weight")
     rows, k = site.shape[0], int(np.prod(site.shape[1:]))
     with pytest.raises(InputError, match=f"{rows} x {k}.*rank of 99"):
         Formatted(name="x", format=INT4.format, rank=99).needs(site, graph)
