@@ -25,12 +25,16 @@ BUDGET = ("--budget", "size=40%")
 FEW = ("--exclude", r"re:.*\.input")
 
 
+# groups that divide the layers of the tiny network
+BITS = {"actquant": "W8A16g3"}
+
+
 def task_for(recipe: Recipe) -> str:
     """A tiny network with what the recipe rewrites."""
     if recipe.name == "eaquant":
         return f"{tiny.HERE}:experts"
     rewrites = recipe.passes is not None and recipe.passes(Bits()).rewrites
-    return f"{tiny.HERE}:vision" if rewrites else TINY[0]
+    return f"{tiny.HERE}:normed" if rewrites else TINY[0]
 
 
 # in all; on so few search samples, inputs made from noise and Hessian traces cost hundreds
@@ -52,17 +56,16 @@ def compress(
 def test_every_recipe_goes_through_the_whole_job_by_its_name(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # what stands beside a tiny weight can take more than the weight
-    share = 40 if recipe.passes is None else 95
-    budget = () if recipe.floor else ("--budget", f"size={share}%")
-    bits = ("--bits", "W4A16g3") if recipe.name == "actquant" else ()
+    # those that quantize in a way of their own as they are asked: no search, so little time
+    budget = () if recipe.floor or recipe.passes else BUDGET
+    bits = ("--bits", BITS.get(recipe.name, "W8A16")) if recipe.passes else ()
     more = ("--recipe", recipe.name, "--evaluations", PASSES, "--json", *FEW, *budget, *bits)
     code, text, said = compress(capsys, tmp_path / "run", *more, task=task_for(recipe))
     assert code == 0, said
     summary = json.loads(text)
     assert all((tmp_path / "run" / f).exists() for f in ("certificate.json", "report.html"))
     if budget:
-        assert summary["compressed"]["size"] <= share / 100 * summary["original"]["size"]
+        assert summary["compressed"]["size"] <= 0.4 * summary["original"]["size"]
     axes = tuple(read_json(tmp_path / "run" / "job.json")["axes"])
     own = f"{recipe.name}:{bits[1] if bits else ''}"
     assert axes == (recipe.axes if recipe.passes is None else (own,))
@@ -70,6 +73,34 @@ def test_every_recipe_goes_through_the_whole_job_by_its_name(
     labels = {label for p in front for label in p["labels"].values()}
     assert any(x[0] in "WFP" and x[-1].isalnum() for x in labels)
     assert any(x.startswith("keep") for x in labels) == ("width" in axes)
+
+
+def test_a_recipe_that_quantizes_is_searched_under_a_budget(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--recipe", "gptq", "--evaluations", PASSES, "--json", *FEW, *BUDGET)
+    code, text, said = compress(capsys, tmp_path / "run", *more)
+    assert code == 0, said
+    summary = json.loads(text)
+    assert summary["compressed"]["size"] <= 0.4 * summary["original"]["size"]
+    assert read_json(tmp_path / "run" / "job.json")["axes"] == ["gptq:"]
+
+
+@pytest.mark.parametrize(
+    ("more", "wanted"),
+    [
+        (("--bits", "W4A8"), "name one"),
+        (("--recipe", "hawq", "--bits", "W4A8"), "leave --bits out"),
+        (("--recipe", "gptq", "--bits", "4bit"), "give it as W4A8"),
+        (("--recipe", "gptq", "--bits", "W4A16g7"), "groups of 7 do not divide"),
+        (("--recipe", "svdquant", "--bits", "W4A8"), "no norm or linear that linears alone read"),
+    ],
+)
+def test_bits_that_cannot_be_had_are_refused_in_one_sentence(
+    more: tuple[str, ...], wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, said = compress(capsys, tmp_path / "run", *more)
+    assert code == 2 and wanted in said, said
 
 
 def test_a_recipe_that_is_none_is_refused_with_those_that_are(

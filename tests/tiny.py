@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from allot import Data, Task
-from tests import attention, mixture, toys
+from tests import mixture, toys
 
 HERE = __file__
 CERTIFY = 200
@@ -72,9 +72,13 @@ def experts() -> Task:
     )  # fmt: skip
 
 
-def vision() -> Task:
-    """A transformer of layer norms."""
-    return of(attention.vision(depth=2))
+def normed() -> Task:
+    """Linears behind layer norms, wide enough for branches."""
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(192, 16), nn.LayerNorm(16), nn.Linear(16, 24), nn.GELU(),
+        nn.Linear(24, 16), nn.LayerNorm(16), nn.Linear(16, 5),
+    )  # fmt: skip
+    return of(toys.seeded(model))
 
 
 def unlabelled() -> Task:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from allot.num.adaround import AdaRound
+from allot.num.freecodes import FreeCodes
 from allot.num.rounding import Nearest
 from allot.options.precision import Activation, Weight
 from allot.recipes.bits import Bits
@@ -24,7 +26,17 @@ from benchmarks.tasks import RESNET20, resnet20
 
 PEERS = Path(__file__).parents[1] / "results" / "peer_w4a8.json"
 SEEDS = (0, 1, 2)
-W4A8, W2A4 = Bits(weight=4, activation=8), Bits(weight=2, activation=4)
+W2A4 = Bits(weight=2, activation=4)
+# every weight up or down, then moved over the whole grid, in order; then blocks learned
+LEARNED = Scheme(
+    weight=Weight(bits=4, rounding=FreeCodes(start=AdaRound())),
+    activation=Activation(bits=8),
+    recovery=Recovery(
+        samples=1024, in_order=True, reconstruction=Reconstruction(steps=400, samples=1024)
+    ),
+)
+# of a block at W2A4
+STEPS = 500
 
 
 def run(quick: bool, seed: int) -> dict[str, Figure]:
@@ -44,7 +56,7 @@ def unseen(task: Task, *, quick: bool) -> Data:
 def against_peers(name: str, seed: int, *, quick: bool) -> dict[str, Figure]:
     """KL at W4A8, every convolution in 4 bits, over a tenth of the best peer's; accuracy; time."""
     task = resnet20(name, seed=seed)
-    found = judged(task, steps(qdrop(W4A8), quick=quick), unseen(task, quick=quick), seed=seed)
+    found = judged(task, steps(LEARNED, quick=quick), unseen(task, quick=quick), seed=seed)
     peers = json.loads(PEERS.read_text())
     best = min(_peer_kls(peers, name))
     label = f"{name} W4A8"
@@ -68,8 +80,9 @@ def against_peers(name: str, seed: int, *, quick: bool) -> dict[str, Figure]:
 
 
 def _peer_kls(peers: Any, name: str) -> list[float]:
-    """KL of every peer that ran with all convolutions truly in 4 bits."""
-    return [float(r["kl"]) for r in peers["runs"] if r["network"] == name and r["truly_4_bit"]]
+    """KL of every peer that ran to its end with all convolutions truly in 4 bits."""
+    rows = [r for peer in peers["peers"].values() for r in peer["results"]]
+    return [float(r["kl"]) for r in rows if r["weights"] == name and r.get("truly_4_bit")]
 
 
 def dropped(name: str, seeds: tuple[int, ...], *, quick: bool) -> dict[str, Figure]:
@@ -78,8 +91,7 @@ def dropped(name: str, seeds: tuple[int, ...], *, quick: bool) -> dict[str, Figu
     for seed in seeds:
         task = resnet20(name, seed=seed)
         data = unseen(task, quick=quick)
-        scheme = steps(qdrop(W2A4), quick=quick)
-        scheme = replace(scheme, activation=Activation(bits=4))
+        scheme = steps(longer(qdrop(W2A4)), quick=quick)
         with_drop.append(judged(task, scheme, data, seed=seed))
         without.append(judged(task, drop(scheme, 0.0), data, seed=seed))
         nearest.append(judged(task, plain(scheme), data, seed=seed))
@@ -111,6 +123,14 @@ def drop(scheme: Scheme, share: float) -> Scheme:
     setting = scheme.recovery.reconstruction
     assert isinstance(setting, Reconstruction)
     setting = replace(setting, drop=share, float_inputs=share)
+    return replace(scheme, recovery=replace(scheme.recovery, reconstruction=setting))
+
+
+def longer(scheme: Scheme) -> Scheme:
+    """The scheme with the steps that a block is learned for here."""
+    setting = scheme.recovery.reconstruction
+    assert isinstance(setting, Reconstruction)
+    setting = replace(setting, steps=STEPS)
     return replace(scheme, recovery=replace(scheme.recovery, reconstruction=setting))
 
 
