@@ -125,3 +125,14 @@ def says_the_first_option_too(signal: Signal) -> None:
     mild = values(signal(scene("weight", labels=MILD)))
     for a, b in zip(whole, mild, strict=True):
         assert b == pytest.approx(a[1:], rel=1e-9) and b[0] > 0
+
+
+# of any signal with a table over a scene
+EVERY = (
+    says_one_term_a_choice,
+    leaves_no_trace,
+    repeats_itself,
+    asks_not_in_which_order_sites_are_tied,
+)
+# of one that takes every option from the float original and adds up over tied weights
+ADDITIVE = (*EVERY, sums_over_tied_weights, says_the_first_option_too)

@@ -20,17 +20,7 @@ from tests import toys
 from tests.harm import laws, scenes
 
 
-@pytest.mark.parametrize(
-    "law",
-    (
-        laws.says_one_term_a_choice,
-        laws.leaves_no_trace,
-        laws.repeats_itself,
-        laws.asks_not_in_which_order_sites_are_tied,
-        laws.sums_over_tied_weights,
-        laws.says_the_first_option_too,
-    ),
-)
+@pytest.mark.parametrize("law", laws.ADDITIVE)
 def test_it_is_a_signal(law: object) -> None:
     law(lrp)  # type: ignore[operator]
 

@@ -26,16 +26,7 @@ def signal(scene: Scene) -> Table:
     return zeroq(scene, samples=8, steps=4)
 
 
-@pytest.mark.parametrize(
-    "law",
-    (
-        laws.says_one_term_a_choice,
-        laws.leaves_no_trace,
-        laws.repeats_itself,
-        laws.asks_not_in_which_order_sites_are_tied,
-        laws.says_the_first_option_too,
-    ),
-)
+@pytest.mark.parametrize("law", (*laws.EVERY, laws.says_the_first_option_too))
 def test_it_is_a_signal(law: object) -> None:
     law(signal)  # type: ignore[operator]
 
