@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from scipy.stats import spearmanr
+
 from allot.clock import Clock, key
 from allot.errors import BudgetError
 from allot.front import Front, Measured, unbeaten
@@ -15,6 +17,8 @@ from allot.trials import Limits, Spent, Trials
 # a plan is timed again when it is delivered: what lies closer to the limit may then break it
 _MARGIN = 0.98
 _STRENGTHENED, _TIMED, _TRIES = 5, 3, 3
+# rank correlation of two recoveries from which the lighter one may decide; plans measured below it
+_AGREEING, _MANY = 0.8, 15
 
 
 def finalists(
@@ -26,6 +30,7 @@ def finalists(
     limits: Mapping[str, float],
     strong: Recovery = STRONG,
     progress: Callable[[float], None] = lambda share: None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[Front, Measured | None]:
     """The front after strong recovery, and its best plan within the limits (None without limits).
 
@@ -33,7 +38,9 @@ def finalists(
     meets a latency limit, the table's limit is tightened by what it was off and further plans are
     measured near it (`near`).
     """
-    strengthen(trials, meter, limits, recovery=strong, progress=lambda s: progress(0.6 * s))
+    strengthen(
+        trials, meter, limits, recovery=strong, progress=lambda s: progress(0.6 * s), tell=tell
+    )
     if "latency" not in limits:
         front = trials.front()
         return front, best_within(front.points, limits)
@@ -61,13 +68,22 @@ def strengthen(
     *,
     recovery: Recovery = STRONG,
     progress: Callable[[float], None] = lambda share: None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """The best few plans within limits measured again after strong recovery; the better stays."""
+    """The best few plans within limits measured again after strong recovery; the better stays.
+
+    Where the two recoveries do not agree which plans are better, many more are measured so: then
+    what the search saw does not tell which plan ends best.  How far they agree is told.
+    """
     points = unbeaten(list(trials.plans.values()), sorted(trials.bills))
     within = [m for m in points if fits(m, limits)]
-    points = tuple(sorted(within, key=lambda m: m.divergence)[:_STRENGTHENED])
-    for i, m in enumerate(points):
+    ranked = sorted(within, key=lambda m: m.divergence)
+    pairs: list[tuple[float, float]] = []
+    many = _STRENGTHENED
+    while len(pairs) < len(ranked[:many]):
+        m = ranked[len(pairs)]
         loss = meter.loss(trials.space.options(m.point), recovery=recovery)
+        pairs.append((m.divergence, loss.divergence))
         if loss.divergence < m.divergence:
             trials.plans[m.point] = replace(
                 m,
@@ -76,9 +92,21 @@ def strengthen(
                 metric=loss.metric,
                 recovery=recovery.name,
             )
-        progress((i + 1) / len(points))
+        progress(len(pairs) / len(ranked[:many]))
         if trials.out_of_time():
             return
+        if len(pairs) == _STRENGTHENED:
+            agreement = float(spearmanr(pairs).statistic)
+            many = _STRENGTHENED if agreement >= _AGREEING else _MANY
+            tell(_agreement(agreement, more=len(ranked[:many]) - len(pairs)))
+
+
+def _agreement(agreement: float, *, more: int) -> str:
+    text = (
+        f"losses after the search's recovery and after the strong one: rank correlation "
+        f"{agreement:.2f} over the best {_STRENGTHENED} plans"
+    )
+    return text + (f"; {more} more are recovered so" if more else "")
 
 
 def _time(

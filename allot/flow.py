@@ -168,7 +168,7 @@ def compress(
     with stages.stage("finalists") as progress:
         front, preferred = finalists(
             found.trials, meter, run.clock, near=found.near, limits=limits, strong=strong,
-            progress=progress,
+            progress=progress, tell=tell,
         )  # fmt: skip
     return _conclude(run, front, preferred, limits)
 

@@ -19,6 +19,7 @@ from allot.front import Front, Measured
 from allot.harm.fisher import fisher
 from allot.in_process import InProcess
 from allot.levels import levels
+from allot.measure import Loss
 from allot.memo import Memo
 from allot.recover import LIGHT, Recovery
 from allot.runtimes.ideal import Ideal
@@ -166,3 +167,28 @@ def test_a_plan_fits_at_its_limit_and_not_above() -> None:
     assert fits(m, {"size": 10.0, "latency": 2.0}) and fits(m, {})
     assert not fits(m, {"size": 10.0, "latency": 1.999})
     assert not fits(replace(m, bills={"size": 11.0, "latency": 1.0}), {"size": 10.0})
+
+
+@pytest.mark.parametrize("agree", (True, False))
+def test_where_recoveries_do_not_agree_more_plans_are_recovered_strongly(agree: bool) -> None:
+    k = small.kit(search=40)
+    s = searched(k, {"size": 600.0})
+    told: list[str] = []
+    ranked = sorted(s.trials.front().points, key=lambda m: m.divergence)
+    seen: list[Point] = []
+
+    class Turned:
+        """Ranks plans as the search did, or the other way round."""
+
+        def loss(self, options: object, *, recovery: Recovery) -> Loss:
+            point = next(m.point for m in ranked if s.trials.space.options(m.point) == options)
+            seen.append(point)
+            place = [m.point for m in ranked].index(point)
+            value = 1.0 + (place if agree else -place / 100)
+            return Loss(divergences=(value,), scores=(1.0,))
+
+    strengthen(s.trials, Turned(), {}, recovery=STRONG, tell=told.append)  # type: ignore[arg-type]
+    few = min(5, len(ranked))
+    assert seen == [m.point for m in ranked[: few if agree else min(15, len(ranked))]]
+    assert len(told) == (len(ranked) >= 5)
+    assert all(("more are recovered" in t) == (not agree and len(ranked) > 5) for t in told)
