@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,9 +71,6 @@ def against_peers(name: str, seed: int, *, quick: bool) -> dict[str, Figure]:
         ),
         f"{label}: minutes of all passes": at_most(
             found.seconds / 60, 3.0, n=1, seeds=[seed]
-        ),
-        f"{label}: peak memory of the process, GB": at_most(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 3.0, n=1, seeds=[seed]
         ),
     }  # fmt: skip
 

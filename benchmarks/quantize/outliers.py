@@ -12,12 +12,17 @@ from types import MappingProxyType
 
 import torch
 
+from allot.num.formats import UInt
+from allot.num.live_ranges import AtRunTime
 from allot.num.rounding import Gptq, Nearest
 from allot.option import Option
 from allot.options.precision import Activation, Weight
+from allot.options.sharing import PerGroup
+from allot.options.tensors import ActivationFormat
 from allot.recipes.bits import Bits
 from allot.recipes.offered import integers, tensors
 from allot.reconstruct.setting import Reconstruction
+from allot.reconstruct.walk import Discrepancy
 from allot.recover import Recovery
 from allot.rewrites.channels import rescale_
 from allot.rewrites.gamma_migration import MigrateGamma
@@ -31,6 +36,7 @@ from allot.rewrites.tracking import spaces
 from allot.scheme import Scheme
 from allot.task import Task
 from benchmarks.figures import Figure, at_most, mean_interval
+from benchmarks.quantize import languages
 from benchmarks.quantize.judged import Judged, judged
 from benchmarks.search.networks import task as network
 from benchmarks.search.weights import cache
@@ -60,9 +66,14 @@ def run(quick: bool, seed: int) -> dict[str, Figure]:
     """Planted outliers and the best recipe, per network."""
     figures: dict[str, Figure] = {}
     for name in NETWORKS[:1] if quick else NETWORKS:
-        task = network(name, cache())
+        task = task_of(name)
         figures |= undone(name, task, seed) | best(name, task, seed, quick=quick)
     return figures
+
+
+def task_of(name: str) -> Task:
+    """A network; a language model with the calibration data that the other figures give it."""
+    return languages.judged(name) if name in languages.NETWORKS else network(name, cache())
 
 
 def undone(name: str, task: Task, seed: int) -> dict[str, Figure]:
@@ -109,7 +120,7 @@ def nearest(name: str, bits: Bits) -> Scheme:
 
 def in_order(name: str, *rewrites: Rewrite) -> Scheme:
     """Weights rounded in order of execution for the inputs they meet, after rewrites."""
-    recovery = Recovery(samples=256, in_order=True)
+    recovery = Recovery(samples=512, in_order=True)
     scheme = replace(nearest(name, W4A8), weight=integers(W4A8, rounding=Gptq()))
     return replace(scheme, rewrites=rewrites, recovery=recovery)
 
@@ -117,8 +128,18 @@ def in_order(name: str, *rewrites: Rewrite) -> Scheme:
 def learned(name: str, *rewrites: Rewrite) -> Scheme:
     """The same, then codes learned block by block."""
     scheme = in_order(name, *rewrites)
-    setting = Reconstruction(samples=256)
+    setting = Reconstruction()
     return replace(scheme, recovery=replace(scheme.recovery, reconstruction=setting))
+
+
+def walked(name: str, *rewrites: Rewrite) -> Scheme:
+    """Rounded in order, then all weights walked together; tensors in 8 bit per group of 32."""
+    scheme = in_order(name, *rewrites)
+    live = ActivationFormat(
+        grid=UInt(bits=8), sharing=PerGroup(size=W4A8.group), ranges=AtRunTime()
+    )
+    recovery = replace(scheme.recovery, reconstruction=Discrepancy(samples=512))
+    return replace(scheme, activation=live, recovery=recovery)
 
 
 RECIPES: Mapping[str, Callable[[str], Scheme]] = MappingProxyType(
@@ -128,9 +149,7 @@ RECIPES: Mapping[str, Callable[[str], Scheme]] = MappingProxyType(
         "rotated inputs, rounded in order": lambda name: in_order(name, Rotate(), RotateInput()),
         "learned": learned,
         "rotated, learned": lambda name: learned(name, Rotate()),
-        "smoothed with a branch of rank 8, rounded in order": lambda name: in_order(
-            name, Smooth(), Branch(rank=8)
-        ),
+        "rotated inputs, walked": lambda name: walked(name, Rotate(), RotateInput()),
     }
 )
 
