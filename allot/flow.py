@@ -119,6 +119,7 @@ def compress(
         check_forward(task)
         task = task if prepare is None else prepare(task, graph)
         space = setup.space(graph, axes, target=target, pins=pins or {}, excludes=excludes)
+        statistics = needed(space)  # an option that does not fit its site ends the job here
     for sentence in setup.remarks(task, graph, max_drop):
         tell(sentence)
     job = jobs.Job(
@@ -139,7 +140,7 @@ def compress(
     )
     folder, memo = setup.folder(Path(out), job, task, resume=resume)
     with stages.stage("calibrate") as progress:
-        stats = calibrate(task, task.model, needed(space), progress=progress)
+        stats = calibrate(task, task.model, statistics, progress=progress)
         stats |= removals(task.model, graph, stats)
         bank = Bank(task.model, graph=graph, stats=stats)
         meter = Meter(task, bank, task.search, memo=memo, key="search")

@@ -92,7 +92,7 @@ def test_a_recipe_that_quantizes_is_searched_under_a_budget(
         (("--bits", "W4A8"), "name one"),
         (("--recipe", "hawq", "--bits", "W4A8"), "leave --bits out"),
         (("--recipe", "gptq", "--bits", "4bit"), "give it as W4A8"),
-        (("--recipe", "gptq", "--bits", "W4A16g7"), "groups of 7 do not divide"),
+        (("--recipe", "gptq", "--bits", "W4A16g7"), "conv1.weight: groups of 7 do not divide"),
         (("--recipe", "svdquant", "--bits", "W4A8"), "no norm or linear that linears alone read"),
     ],
 )
@@ -101,6 +101,7 @@ def test_bits_that_cannot_be_had_are_refused_in_one_sentence(
 ) -> None:
     code, _, said = compress(capsys, tmp_path / "run", *more)
     assert code == 2 and wanted in said, said
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_recipe_that_is_none_is_refused_with_those_that_are(

@@ -73,7 +73,10 @@ class Formatted(Option):
             return ()
         layer = graph.layer(site.touches[0].module)
         rows, k = site.shape[0], count(site.shape[1:])
-        self.format.shape(rows, k)
+        try:
+            self.format.shape(rows, k)
+        except InputError as e:
+            raise InputError(f"{site.name}: {e}") from e
         if self.rank > min(rows, k):
             raise InputError(
                 f"{site.name} is a matrix of {rows} x {k}; a rank of {self.rank} is above what it "
