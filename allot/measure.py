@@ -82,7 +82,7 @@ class Meter:
         def made() -> dict[str, nn.Module]:
             return repaired(self.bank, self.task, options, recovery=recovery, original=original)
 
-        if recovery.reconstruction is None:
+        if recovery.learning is None:
             return made()
         name = Plan(graph="", weights="", options=options, recovery=repr(recovery)).digest
         if name not in self._learned:

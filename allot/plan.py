@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from allot import part
 from allot.errors import PlanError
 from allot.option import Option
+from allot.part import load as load_part
 
 VERSION = 1
 PHASE = "all"
@@ -64,7 +64,7 @@ def load(data: Any) -> Plan:
     if not isinstance(data, dict) or data.get("version") != VERSION:
         raise PlanError(f"not a plan of version {VERSION}")
     try:
-        options = {k: part.load(v[PHASE]) for k, v in data["options"].items()}
+        options = {k: load_part(v[PHASE]) for k, v in data["options"].items()}
         if not all(isinstance(o, Option) for o in options.values()):
             raise PlanError("the plan is damaged: it names something that is no option")
         return Plan(

@@ -37,21 +37,21 @@ class Recovery(Part):
     or biased layer so that mean and variance of its output equal the original's on the same
     inputs (after Nagel et al. 2019 and Sun et al. 2019; matching to the original instead of
     re-estimating is ours).  in_order: round every weight again, in execution order, for the
-    inputs that the already repaired network gives it (Frantar et al. 2022).  reconstruction: how
-    codes are then learned (a `Learning`), or None.
+    inputs that the already repaired network gives it (Frantar et al. 2022).  learning: how codes
+    are then learned (an `allot.reconstruct.learning.Learning`), or None.
     """
 
     samples: int = 256
     matched: bool = True
     in_order: bool = False
-    reconstruction: Part | None = None
+    learning: Part | None = None
 
     @property
     def name(self) -> str:
         """Short name for plans and reports."""
         steps = ["rounded in order"] if self.in_order else []
         steps += [f"matched on {self.samples}"] if self.matched else []
-        steps += ["reconstructed"] if self.reconstruction is not None else []
+        steps += ["reconstructed"] if self.learning is not None else []
         return ", ".join(steps) or "no recovery"
 
 

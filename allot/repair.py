@@ -9,7 +9,7 @@ from torch import nn
 from allot.bank import Bank
 from allot.errors import InputError
 from allot.option import Option
-from allot.reconstruct.learning import Learning
+from allot.reconstruct.learning import Learning, Planned
 from allot.recover import Moments, Recovery, moments, recovered
 from allot.task import Task
 
@@ -29,7 +29,7 @@ def repaired(
     original: `moments` of the original on the recovery's samples, empty where nothing is matched.
     """
     standins = recovered(bank, task, options, recovery=recovery, original=original)
-    learning = recovery.reconstruction
+    learning = recovery.learning
     if learning is None or not standins:
         return standins
     if not isinstance(learning, Learning):
@@ -37,7 +37,8 @@ def repaired(
     if recovery.matched and learning.samples != recovery.samples:
         # what is matched to is of the inputs on which it is matched
         original = moments(task, bank.skeleton, bank.graph, samples=learning.samples)
-    return learning.learned(
-        bank, task, options, standins=standins, original=original or None, seed=seed,
-        progress=progress,
+    planned = Planned(
+        bank=bank, task=task, options=options, standins=standins, original=original or None,
+        seed=seed, progress=progress,
     )  # fmt: skip
+    return learning.learned(planned)

@@ -10,7 +10,8 @@ from allot.bank import Bank
 from allot.harm.fisher import fisher
 from allot.in_process import InProcess
 from allot.memo import Memo
-from allot.recover import STEADY, Recovery, moments, recovered
+from allot.recover import STEADY, Recovery, moments
+from allot.repair import repaired
 from allot.scene import Scene
 from allot.search import Effort, Search
 from allot.space import Point, Space
@@ -53,10 +54,20 @@ def searched(
     return trials
 
 
-def held(task: Task, bank: Bank, space: Space, point: Point) -> Tensor:
-    """Divergence per certify sample of a point after the recovery of the search: [n]."""
-    original = moments(task, bank.skeleton, bank.graph, samples=STEADY.samples)
-    standins = recovered(bank, task, space.options(point), recovery=STEADY, original=original)
+def held(
+    task: Task,
+    bank: Bank,
+    space: Space,
+    point: Point,
+    *,
+    recovery: Recovery = STEADY,
+    seed: int = 0,
+) -> Tensor:
+    """Divergence per certify sample of a point after a recovery, that of the search: [n]."""
+    original = moments(task, bank.skeleton, bank.graph, samples=recovery.samples)
+    standins = repaired(
+        bank, task, space.options(point), recovery=recovery, original=original, seed=seed
+    )
     reference = outputs(task, bank.skeleton, task.certify, batch=250)
     with bank.trial(standins) as model:
         return task.divergence(reference, outputs(task, model, task.certify, batch=250))

@@ -68,3 +68,12 @@ def _taps(
     rows = (every // wide * stride[0])[:, None] + (tap // kernel[1] * dilation[0])[None]
     columns = (every % wide * stride[1])[:, None] + (tap % kernel[1] * dilation[1])[None]
     return rows, columns
+
+
+def curvature(rows: Tensor, gram: Tensor | None) -> Tensor | None:
+    """How much an error in each weight counts: diagonal of the gram [g, k, k] for every row of
+    rows [out, k], like rows; None without a gram."""
+    if gram is None:
+        return None
+    diagonal = gram.diagonal(dim1=1, dim2=2).to(rows)
+    return diagonal.repeat_interleave(rows.shape[0] // diagonal.shape[0], dim=0) + 1e-12

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from allot.errors import InputError
 from allot.num.clipping import PNorm
 from allot.num.formats import Format
+from allot.num.gram import curvature
 from allot.num.lowrank import compensation
 from allot.num.ranges import Ranges
 from allot.num.rounding import Gptq, Rounding
@@ -97,7 +98,7 @@ class Formatted(Option):
         assert self.format is not None
         w = module.weight.detach()
         rows = w.reshape(w.shape[0], -1)
-        fit = self.ranges.fit(rows, self.format, curvature=_curvature(rows, gram))
+        fit = self.ranges.fit(rows, self.format, curvature=curvature(rows, gram))
         coded = self._rounded(rows, fit.format, fit.scale, fit.zero, gram)
         up = down = None
         if self.rank:
@@ -120,11 +121,3 @@ class Formatted(Option):
         shift = torch.zeros(()) if zero is None else fmt.spread(zero, k).expand_as(rows).to(rows)
         codes = self.rounding.codes(rows + wide * shift, wide, fmt.grid, gram).to(rows)
         return (fmt.grid.values(codes) - shift) * wide
-
-
-def _curvature(rows: Tensor, gram: Tensor | None) -> Tensor | None:
-    """Diagonal of the gram for every row: [out, k]; None without one."""
-    if gram is None:
-        return None
-    diagonal = gram.diagonal(dim1=1, dim2=2).to(rows)
-    return diagonal.repeat_interleave(rows.shape[0] // diagonal.shape[0], dim=0) + 1e-12

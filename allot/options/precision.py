@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from allot.errors import InputError
 from allot.num.formats import Int, UInt, rowwise
+from allot.num.gram import curvature
 from allot.num.rounding import Gptq, Rounding
 from allot.num.scales import row_scale, tensor_scale
 from allot.option import Effect, Option, Statistic, Stats
@@ -69,7 +70,7 @@ class Weight(Option):
         fmt = Int(bits=self.bits)
         w = module.weight.detach()
         rows = w.reshape(w.shape[0], -1)
-        scale = row_scale(rows, fmt, weight=_curvature(rows, gram))
+        scale = row_scale(rows, fmt, weight=curvature(rows, gram))
         codes = self.rounding.codes(rows, scale, fmt, gram)
         inner = copy.deepcopy(module)
         with torch.no_grad():
@@ -80,14 +81,6 @@ class Weight(Option):
 def _check_bits(bits: int, of: str) -> None:
     if bits != 32 and not 2 <= bits <= 8:
         raise InputError(f"{of} has 2 to 8 bits, or 32 for the original; {bits} were given")
-
-
-def _curvature(rows: Tensor, gram: Tensor | None) -> Tensor | None:
-    """Diagonal of the gram for every row: [out, k]; None without one."""
-    if gram is None:
-        return None
-    diagonal = gram.diagonal(dim1=1, dim2=2).to(rows)
-    return diagonal.repeat_interleave(rows.shape[0] // diagonal.shape[0], dim=0) + 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -175,28 +175,24 @@ def at_step(model: nn.Module, step: int) -> Iterator[None]:
             m.step = old
 
 
-class FormattedInput(QuantizedInput):
+class _Formatted(nn.Module):
+    """`inner` with a quantizer at one of its boundaries."""
+
+    def __init__(self, *, inner: nn.Module, quantizer: Quantizer) -> None:
+        nn.Module.__init__(self)
+        self.inner, self.quantizer = inner, quantizer
+
+    def quantize(self, x: Tensor) -> Tensor:
+        out: Tensor = self.quantizer(x)
+        return out
+
+
+class FormattedInput(_Formatted, QuantizedInput):
     """`inner` after its first input went through a quantizer."""
 
-    def __init__(self, *, inner: nn.Module, quantizer: Quantizer) -> None:
-        nn.Module.__init__(self)
-        self.inner, self.quantizer = inner, quantizer
 
-    def quantize(self, x: Tensor) -> Tensor:
-        out: Tensor = self.quantizer(x)
-        return out
-
-
-class FormattedOutput(QuantizedOutput):
+class FormattedOutput(_Formatted, QuantizedOutput):
     """`inner` whose output goes through a quantizer."""
-
-    def __init__(self, *, inner: nn.Module, quantizer: Quantizer) -> None:
-        nn.Module.__init__(self)
-        self.inner, self.quantizer = inner, quantizer
-
-    def quantize(self, x: Tensor) -> Tensor:
-        out: Tensor = self.quantizer(x)
-        return out
 
 
 def at_edge(inner: nn.Module, role: str, quantizer: Quantizer) -> nn.Module:

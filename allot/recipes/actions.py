@@ -5,9 +5,8 @@ from __future__ import annotations
 from allot.harm.hsic import hsic
 from allot.num.rounding import Nearest
 from allot.recipes.bits import Bits
-from allot.recipes.offered import integers, tensors
+from allot.recipes.offered import UNREPAIRED, integers, tensors
 from allot.recipes.recipe import Paper, Recipe
-from allot.recover import Recovery
 from allot.scheme import Scheme
 from allot.searchers.knapsack import open_loop
 
@@ -15,9 +14,7 @@ from allot.searchers.knapsack import open_loop
 def actquant(bits: Bits) -> Scheme:
     """Scale and zero point of every group by least squared error weighed by curvature."""
     weight = integers(bits, rounding=Nearest(), zeros=True)
-    return Scheme(
-        weight=weight, activation=tensors(bits), recovery=Recovery(samples=512, matched=False)
-    )
+    return Scheme(weight=weight, activation=tensors(bits), recovery=UNREPAIRED)
 
 
 ACTQUANT = Recipe(

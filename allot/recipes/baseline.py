@@ -7,9 +7,8 @@ from allot.num.formats import UInt
 from allot.num.rounding import Nearest
 from allot.options.tensors import ActivationFormat
 from allot.recipes.bits import Bits
-from allot.recipes.offered import integers
+from allot.recipes.offered import UNREPAIRED, integers
 from allot.recipes.recipe import Paper, Recipe
-from allot.recover import Recovery
 from allot.scheme import Scheme
 from allot.searchers.asked import as_asked
 
@@ -20,7 +19,7 @@ def whitepaper(bits: Bits) -> Scheme:
     return Scheme(
         weight=integers(bits, rounding=Nearest()),
         activation=None if bits.floats else tensor,
-        recovery=Recovery(samples=512, matched=False),
+        recovery=UNREPAIRED,
     )
 
 

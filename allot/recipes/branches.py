@@ -6,16 +6,13 @@ from allot.num.formats import Format, Int
 from allot.num.rounding import Gptq
 from allot.option import Option, count
 from allot.recipes.bits import Bits
-from allot.recipes.offered import integers, tensors
+from allot.recipes.offered import IN_ORDER, UNREPAIRED, integers, tensors
 from allot.recipes.recipe import Paper, Recipe
-from allot.recover import Recovery
 from allot.rewrites.low_rank_branch import Branch
 from allot.rewrites.smoothing import Smooth
 from allot.scheme import Scheme
 from allot.site import Graph, Site
 
-NOTHING = Recovery(samples=512, matched=False)
-IN_ORDER = Recovery(samples=512, matched=False, in_order=True)
 RANK = 8
 
 
@@ -27,7 +24,7 @@ def lorc(bits: Bits) -> Scheme:
         most = min(site.shape[0], count(site.shape[1:]))
         return integers(bits, rounding=Gptq(), rank=min(RANK, most // 2))
 
-    return Scheme(weight=ranked, activation=tensors(bits), recovery=NOTHING)
+    return Scheme(weight=ranked, activation=tensors(bits), recovery=UNREPAIRED)
 
 
 def svdquant(bits: Bits) -> Scheme:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from allot.recipes.bits import Bits
-from allot.recipes.offered import integers, tensors
+from allot.recipes.offered import IN_ORDER, integers, tensors
 from allot.recipes.recipe import Paper, Recipe
 from allot.reconstruct.losses import OutputMSE
 from allot.reconstruct.low_rank import LowRankRounding
 from allot.reconstruct.setting import Reconstruction
 from allot.reconstruct.units import Blocks
-from allot.recover import Recovery
 from allot.rewrites.channel_split import SplitInputs
 from allot.scheme import Scheme
 
@@ -29,7 +30,7 @@ def qllm(bits: Bits) -> Scheme:
         rewrites=() if bits.floats else (SplitInputs(),),
         weight=integers(bits),
         activation=tensors(bits),
-        recovery=Recovery(samples=512, matched=False, in_order=True, reconstruction=setting),
+        recovery=replace(IN_ORDER, learning=setting),
     )
 
 

@@ -13,8 +13,8 @@ from allot.options.formatted import Formatted
 from allot.options.sharing import PerGroup, PerToken
 from allot.options.tensors import ActivationFormat
 from allot.recipes.bits import Bits
+from allot.recipes.offered import UNREPAIRED
 from allot.recipes.recipe import Paper, Recipe
-from allot.recover import Recovery
 from allot.rewrites.exponent_bias import FoldExponentBias
 from allot.scheme import Scheme
 
@@ -37,7 +37,7 @@ def llm_fp4(bits: Bits) -> Scheme:
         rewrites=(FoldExponentBias(),),
         weight=weight,
         activation=activation,
-        recovery=Recovery(samples=512, matched=False),
+        recovery=UNREPAIRED,
     )
 
 

@@ -7,29 +7,25 @@ from allot.num.rounding import Gptq, Nearest
 from allot.num.token_wise import TokenWise
 from allot.options.tensors import ActivationFormat
 from allot.recipes.bits import Bits
-from allot.recipes.offered import integers, tensors
+from allot.recipes.offered import IN_ORDER, UNREPAIRED, integers, tensors
 from allot.recipes.recipe import Paper, Recipe
-from allot.recover import Recovery
 from allot.rewrites.gamma_migration import MigrateGamma
 from allot.rewrites.smoothing import ActivationAware, ShiftScale, Smooth
 from allot.scheme import Scheme
-
-NOTHING = Recovery(samples=512, matched=False)
-IN_ORDER = Recovery(samples=512, matched=False, in_order=True)
 
 
 def smoothquant(bits: Bits) -> Scheme:
     """Scales between activations and weights, one strength."""
     rewrite = Smooth(strengths=(0.5,), weight=_format(bits), activation=_grid(bits))
     weight = integers(bits, rounding=Nearest())
-    return Scheme(rewrites=(rewrite,), weight=weight, activation=tensors(bits), recovery=NOTHING)
+    return Scheme(rewrites=(rewrite,), weight=weight, activation=tensors(bits), recovery=UNREPAIRED)
 
 
 def awq(bits: Bits) -> Scheme:
     """Channels that are read strongly scaled up before weights are rounded."""
     rewrite = ActivationAware(weight=_format(bits))
     weight = integers(bits, rounding=Nearest(), zeros=True)
-    return Scheme(rewrites=(rewrite,), weight=weight, activation=tensors(bits), recovery=NOTHING)
+    return Scheme(rewrites=(rewrite,), weight=weight, activation=tensors(bits), recovery=UNREPAIRED)
 
 
 def outlier_suppression(bits: Bits) -> Scheme:
@@ -39,7 +35,7 @@ def outlier_suppression(bits: Bits) -> Scheme:
         activation = ActivationFormat(grid=UInt(bits=bits.activation), ranges=TokenWise())
     weight = integers(bits, rounding=Nearest())
     return Scheme(
-        rewrites=(MigrateGamma(),), weight=weight, activation=activation, recovery=NOTHING
+        rewrites=(MigrateGamma(),), weight=weight, activation=activation, recovery=UNREPAIRED
     )
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from allot.harm.single import single
 from allot.mixtures import balanced_first
 from allot.recipes.bits import Bits
-from allot.recipes.offered import integers, tensors
+from allot.recipes.offered import IN_ORDER, integers, tensors
 from allot.recipes.recipe import Paper, Recipe
 from allot.reconstruct.routers import RouterKL, Routers
 from allot.reconstruct.setting import Reconstruction
 from allot.reconstruct.soft import SoftRounding
-from allot.recover import Recovery
 from allot.rewrites.moe_smoothing import SharedSmoothing
 from allot.scheme import Scheme
 
@@ -25,7 +26,7 @@ def eaquant(bits: Bits) -> Scheme:
         rewrites=(SharedSmoothing(),),
         weight=integers(bits),
         activation=tensors(bits),
-        recovery=Recovery(samples=512, matched=False, in_order=True, reconstruction=setting),
+        recovery=replace(IN_ORDER, learning=setting),
     )
 
 

@@ -16,6 +16,7 @@ from allot.options.precision import Activation, Weight
 from allot.options.sharing import PerGroup
 from allot.options.tensors import ActivationFormat
 from allot.recipes.bits import Bits
+from allot.recover import Recovery
 from allot.scheme import Scheme
 from allot.site import Graph
 from allot.space import Choice, Space
@@ -26,6 +27,10 @@ Passes = Callable[[Bits], Scheme]
 # widths of weights offered where none is asked for
 WIDTHS = (8, 6, 5, 4, 3, 2)
 _GPTQ, _SHRUNK = Gptq(), PNorm()
+# recoveries: nothing, every layer for the inputs that the rounded ones before it give, statistics
+UNREPAIRED = Recovery(samples=512, matched=False)
+IN_ORDER = Recovery(samples=512, matched=False, in_order=True)
+MATCHED = Recovery(samples=512)
 
 
 def integers(

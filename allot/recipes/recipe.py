@@ -76,7 +76,7 @@ class Recipe:
             return ()
         scheme = self.passes(parsed(self.bits))
         inside = [getattr(scheme.weight, name, None) for name in ("ranges", "rounding")]
-        found = [*scheme.rewrites, *inside, scheme.activation, scheme.recovery.reconstruction]
+        found = [*scheme.rewrites, *inside, scheme.activation, scheme.recovery.learning]
         return tuple(dict.fromkeys(_kind(x) for x in found if x is not None))
 
     def axis(self, bits: str) -> Axis:

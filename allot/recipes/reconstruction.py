@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from allot.harm.adaquant import adaquant
 from allot.recipes.bits import Bits
-from allot.recipes.offered import integers, tensors
+from allot.recipes.offered import MATCHED, integers, tensors
 from allot.recipes.recipe import Paper, Recipe
 from allot.reconstruct.losses import FisherWeighted, OutputMSE
 from allot.reconstruct.setting import Reconstruction
 from allot.reconstruct.soft import FreeRounding, SoftRounding
 from allot.reconstruct.units import Blocks, Layers
-from allot.recover import Recovery
 from allot.scheme import Scheme
 from allot.searchers.knapsack import open_loop
 
@@ -40,7 +41,7 @@ def moved(bits: Bits) -> Scheme:
 
 
 def _learned(bits: Bits, setting: Reconstruction) -> Scheme:
-    recovery = Recovery(samples=512, in_order=True, reconstruction=setting)
+    recovery = replace(MATCHED, in_order=True, learning=setting)
     return Scheme(weight=integers(bits), activation=tensors(bits), recovery=recovery)
 
 

@@ -9,9 +9,8 @@ from allot.options.behind_norms import BehindNorms
 from allot.options.sharing import PerChannel
 from allot.options.tensors import ActivationFormat
 from allot.recipes.bits import Bits
-from allot.recipes.offered import integers
+from allot.recipes.offered import UNREPAIRED, integers
 from allot.recipes.recipe import Paper, Recipe
-from allot.recover import Recovery
 from allot.scheme import Scheme
 from allot.searchers.knapsack import open_loop
 
@@ -24,7 +23,7 @@ def lrp_qvit(bits: Bits) -> Scheme:
     return Scheme(
         weight=integers(bits, rounding=Nearest()),
         activation=None if bits.floats else tensor,
-        recovery=Recovery(samples=512, matched=False),
+        recovery=UNREPAIRED,
     )
 
 

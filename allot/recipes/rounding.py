@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from allot.num.adaround import AdaRound
 from allot.num.clipping import Hqq, PNorm
 from allot.num.format_search import ExponentSearch
@@ -11,16 +13,12 @@ from allot.num.powers import Power
 from allot.num.rounding import Gptq, Nearest
 from allot.options.formatted import Formatted
 from allot.recipes.bits import Bits
-from allot.recipes.offered import integers, tensors
+from allot.recipes.offered import IN_ORDER, MATCHED, UNREPAIRED, integers, tensors
 from allot.recipes.recipe import Paper, Recipe
 from allot.reconstruct.walk import Discrepancy
-from allot.recover import Recovery
 from allot.scheme import Scheme
 
-IN_ORDER = Recovery(samples=512, matched=False, in_order=True)
-NOTHING = Recovery(samples=512, matched=False)
-MATCHED = Recovery(samples=512)
-WALKED = Recovery(samples=512, matched=False, in_order=True, reconstruction=Discrepancy())
+WALKED = replace(IN_ORDER, learning=Discrepancy())
 
 
 def gptq(bits: Bits) -> Scheme:
@@ -32,7 +30,7 @@ def gptq(bits: Bits) -> Scheme:
 def hqq(bits: Bits) -> Scheme:
     """Zero points by half-quadratic splitting, nearest rounding, no data."""
     weight = integers(bits, ranges=Hqq(), rounding=Nearest(), zeros=True)
-    return Scheme(weight=weight, activation=tensors(bits), recovery=NOTHING)
+    return Scheme(weight=weight, activation=tensors(bits), recovery=UNREPAIRED)
 
 
 def nupes(bits: Bits) -> Scheme:
@@ -43,7 +41,7 @@ def nupes(bits: Bits) -> Scheme:
         ranges=ExponentSearch(inner=PNorm()),
         rounding=FreeCodes(),
     )
-    return Scheme(weight=weight, activation=tensors(bits), recovery=NOTHING)
+    return Scheme(weight=weight, activation=tensors(bits), recovery=UNREPAIRED)
 
 
 def adaround(bits: Bits) -> Scheme:

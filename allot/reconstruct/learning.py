@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -14,25 +15,28 @@ from allot.recover import Moments
 from allot.task import Task
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Planned:
+    """A network as its plan has it before anything is learned.
+
+    options: site -> option.  standins: module -> what stands in for it; they are left as they are.
+    original: `moments` of the original where statistics are matched to it, else None.
+    """
+
+    bank: Bank
+    task: Task
+    options: Mapping[str, Option]
+    standins: Mapping[str, nn.Module]
+    original: Moments | None
+    seed: int
+    progress: Callable[[float], None]
+
+
 class Learning(Part):
     """The last step of a recovery.  samples: calibration inputs that it sees."""
 
     samples: int
 
     @abstractmethod
-    def learned(
-        self,
-        bank: Bank,
-        task: Task,
-        options: Mapping[str, Option],
-        *,
-        standins: Mapping[str, nn.Module],
-        original: Moments | None,
-        seed: int,
-        progress: Callable[[float], None],
-    ) -> dict[str, nn.Module]:
-        """Stand-ins of a plan that start from those given, which are left as they are.
-
-        original: `moments` of the original where statistics are matched to it, else None.  The
-        same seed gives the same result.
-        """
+    def learned(self, planned: Planned) -> dict[str, nn.Module]:
+        """Stand-ins of a plan that start from those it has; the same seed gives the same."""

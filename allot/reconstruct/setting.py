@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
-from allot.bank import Bank
 from allot.errors import InputError
-from allot.option import Option
-from allot.reconstruct.learning import Learning
+from allot.reconstruct.learning import Learning, Planned
 from allot.reconstruct.losses import Loss, OutputMSE
 from allot.reconstruct.soft import FreeRounding, LearnedRounding
 from allot.reconstruct.units import Blocks, Units
-from allot.recover import Moments
-from allot.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,22 +51,13 @@ class Reconstruction(Learning):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is at least 1; {getattr(self, name)} was given")
 
-    def learned(
-        self,
-        bank: Bank,
-        task: Task,
-        options: Mapping[str, Option],
-        *,
-        standins: Mapping[str, nn.Module],
-        original: Moments | None,
-        seed: int,
-        progress: Callable[[float], None],
-    ) -> dict[str, nn.Module]:
+    def learned(self, planned: Planned) -> dict[str, nn.Module]:
         """Unit by unit, in execution order."""
-        # what does it reads this setting
+        # imported here, since what it imports reads this class
         from allot.reconstruct.reconstruct import reconstructed
 
+        p = planned
         return reconstructed(
-            bank, task, options, standins=standins, setting=self, original=original, seed=seed,
-            progress=progress,
+            p.bank, p.task, p.options, standins=p.standins, setting=self, original=p.original,
+            seed=p.seed, progress=p.progress,
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,8 @@ from allot.errors import InputError
 from allot.num.discrepancy import discquant
 from allot.option import Option
 from allot.options.standins import OnGrid
-from allot.reconstruct.learning import Learning
+from allot.reconstruct.learning import Learning, Planned
 from allot.reconstruct.soft import Soft, frame
-from allot.recover import Moments
 from allot.sweep import outputs, rewrapped, unwrapped
 from allot.task import Inputs, Task, take
 
@@ -60,44 +59,35 @@ class Discrepancy(Learning):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is above 0; {getattr(self, name)} was given")
 
-    def learned(
-        self,
-        bank: Bank,
-        task: Task,
-        options: Mapping[str, Option],
-        *,
-        standins: Mapping[str, nn.Module],
-        original: Moments | None,
-        seed: int,
-        progress: Callable[[float], None],
-    ) -> dict[str, nn.Module]:
+    def learned(self, planned: Planned) -> dict[str, nn.Module]:
         """All layers on a grid at once.
 
         Beyond the bank and the network, memory holds a dozen numbers per weight, the outputs for
         all samples, and what a backward pass through the network takes.
         """
+        standins = planned.standins
         walking = opened(standins)
         if not walking:
             return dict(standins)
-        given = _Given.of(bank, task, samples=self.samples, batch=self.batch)
+        given = _Given.of(planned.bank, planned.task, samples=self.samples, batch=self.batch)
         # rounds are of equal length
         steps = -(-self.steps // self.rounds) * self.rounds
-        order = _order(len(given.finals), self.batch, steps, seed=seed)
-        low, high, start, middle = box(bank, options, walking)
+        order = _order(len(given.finals), self.batch, steps, seed=planned.seed)
+        low, high, start, middle = box(planned.bank, planned.options, walking)
 
         def slopes(weights: list[Tensor], step: int) -> tuple[float, list[Tensor]]:
-            progress(step / steps)
+            planned.progress(step / steps)
             leaves = _put(walking, weights)
             return given.slopes({**standins, **walking}, leaves, order[step])
 
         walked = discquant(
-            low, high, start, slopes, steps=steps, seed=seed, rounds=self.rounds,
+            low, high, start, slopes, steps=steps, seed=planned.seed, rounds=self.rounds,
             rate=self.rate, strength=self.strength, clip=self.clip, warm=self.warm, begin=middle,
         )  # fmt: skip
         _put(walking, walked.weights)
         hard = {n: rewrapped(standins[n], _soft(m).hard()) for n, m in walking.items()}
         found = {**standins, **hard}
-        progress(1.0)
+        planned.progress(1.0)
         return found if given.lost(found) <= given.lost(standins) else dict(standins)
 
 

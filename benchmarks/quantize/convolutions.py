@@ -31,7 +31,7 @@ LEARNED = Scheme(
     weight=Weight(bits=4, rounding=FreeCodes(start=AdaRound())),
     activation=Activation(bits=8),
     recovery=Recovery(
-        samples=1024, in_order=True, reconstruction=Reconstruction(steps=400, samples=1024)
+        samples=1024, in_order=True, learning=Reconstruction(steps=400, samples=1024)
     ),
 )
 # of a block at W2A4
@@ -116,27 +116,27 @@ def _lost(found: list[Judged]) -> float:
 
 def drop(scheme: Scheme, share: float) -> Scheme:
     """The scheme with another share of quantizers left out while blocks are learned."""
-    setting = scheme.recovery.reconstruction
+    setting = scheme.recovery.learning
     assert isinstance(setting, Reconstruction)
     setting = replace(setting, drop=share, float_inputs=share)
-    return replace(scheme, recovery=replace(scheme.recovery, reconstruction=setting))
+    return replace(scheme, recovery=replace(scheme.recovery, learning=setting))
 
 
 def longer(scheme: Scheme) -> Scheme:
     """The scheme with the steps that a block is learned for here."""
-    setting = scheme.recovery.reconstruction
+    setting = scheme.recovery.learning
     assert isinstance(setting, Reconstruction)
     setting = replace(setting, steps=STEPS)
-    return replace(scheme, recovery=replace(scheme.recovery, reconstruction=setting))
+    return replace(scheme, recovery=replace(scheme.recovery, learning=setting))
 
 
 def steps(scheme: Scheme, *, quick: bool) -> Scheme:
     """The scheme with few steps of learning where it has to be quick."""
-    setting = scheme.recovery.reconstruction
+    setting = scheme.recovery.learning
     if not quick or not isinstance(setting, Reconstruction):
         return scheme
     setting = replace(setting, steps=60, samples=256)
-    return replace(scheme, recovery=replace(scheme.recovery, reconstruction=setting))
+    return replace(scheme, recovery=replace(scheme.recovery, learning=setting))
 
 
 def plain(scheme: Scheme) -> Scheme:

@@ -28,10 +28,10 @@ CALIBRATE, CHOSEN, JUDGED = 512, 512, 512
 W3 = Bits(weight=3, activation=16, group=32)
 NOTHING = Recovery(matched=False)
 IN_ORDER = Recovery(samples=CALIBRATE, matched=False, in_order=True)
-WALKED = replace(IN_ORDER, reconstruction=Discrepancy(samples=CALIBRATE))
+WALKED = replace(IN_ORDER, learning=Discrepancy(samples=CALIBRATE))
 SHORT = replace(
     IN_ORDER,
-    reconstruction=Discrepancy(samples=CALIBRATE, steps=320, rate=0.02, strength=0.1),
+    learning=Discrepancy(samples=CALIBRATE, steps=320, rate=0.02, strength=0.1),
 )
 
 

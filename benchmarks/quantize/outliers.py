@@ -129,7 +129,7 @@ def learned(name: str, *rewrites: Rewrite) -> Scheme:
     """The same, then codes learned block by block."""
     scheme = in_order(name, *rewrites)
     setting = Reconstruction()
-    return replace(scheme, recovery=replace(scheme.recovery, reconstruction=setting))
+    return replace(scheme, recovery=replace(scheme.recovery, learning=setting))
 
 
 def walked(name: str, *rewrites: Rewrite) -> Scheme:
@@ -138,7 +138,7 @@ def walked(name: str, *rewrites: Rewrite) -> Scheme:
     live = ActivationFormat(
         grid=UInt(bits=8), sharing=PerGroup(size=W4A8.group), ranges=AtRunTime()
     )
-    recovery = replace(scheme.recovery, reconstruction=Discrepancy(samples=512))
+    recovery = replace(scheme.recovery, learning=Discrepancy(samples=512))
     return replace(scheme, activation=live, recovery=recovery)
 
 

@@ -16,26 +16,23 @@ from allot.calibrate import calibrate, needed
 from allot.options import precision
 from allot.options.precision import Weight
 from allot.reconstruct.setting import Reconstruction
-from allot.recover import Recovery, moments
-from allot.repair import repaired
+from allot.recover import Recovery
 from allot.runtimes import by_name
 from allot.scheme import Scheme
 from allot.search import Effort
-from allot.space import Space
-from allot.sweep import outputs
 from allot.task import Task
 from allot.trace import trace
 from benchmarks.against_modelopt import bits_table, weights
 from benchmarks.figures import Figure, at_most, mean_interval
 from benchmarks.quantize.judged import judged
-from benchmarks.searching import searched
+from benchmarks.searching import held, searched
 from benchmarks.tasks import RESNET20, resnet20
 
 PEERS = Path(__file__).parents[1] / "results"
 PEER = {"resnet20": "peer_modelopt.json", "resnet20_jpeg": "peer_modelopt_jpeg.json"}
 UNIFORM = (3, 4)
 IMAGES, SPREAD = 400, 6
-STRONG = Recovery(samples=512, in_order=True, reconstruction=Reconstruction())
+STRONG = Recovery(samples=512, in_order=True, learning=Reconstruction())
 IN_ORDER = Recovery(samples=512, in_order=True)
 
 
@@ -99,19 +96,5 @@ def found(task: Task, most: float, *, seed: int, tensors: str) -> tuple[NDArray[
     )  # fmt: skip
     best = trials.best(levels[-1])
     assert best is not None
-    kl = strong(task, bank, space, best.point, seed=seed)
-    return kl, 8 * best.bills["size"] / weights(graph)
-
-
-def strong(
-    task: Task, bank: Bank, space: Space, point: tuple[int, ...], *, seed: int
-) -> NDArray[np.float64]:
-    """Divergence per certify sample after the whole recovery: [n]."""
-    original = moments(task, bank.skeleton, bank.graph, samples=STRONG.samples)
-    standins = repaired(
-        bank, task, space.options(point), recovery=STRONG, original=original, seed=seed
-    )
-    reference = outputs(task, bank.skeleton, task.certify, batch=250)
-    with bank.trial(standins) as model:
-        kl = task.divergence(reference, outputs(task, model, task.certify, batch=250))
-    return kl.double().numpy()
+    kl = held(task, bank, space, best.point, recovery=STRONG, seed=seed)
+    return kl.double().numpy(), 8 * best.bills["size"] / weights(graph)

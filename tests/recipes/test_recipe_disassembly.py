@@ -41,13 +41,13 @@ def outliers() -> Task:
 def scheme(bits: str, *, rank: int = 2, steps: int = 40) -> Scheme:
     """The recipe's, with less to do."""
     found = qllm(parsed(bits))
-    setting = found.recovery.reconstruction
+    setting = found.recovery.learning
     assert isinstance(setting, Reconstruction)
     assert isinstance(setting.rounding, LowRankRounding) and setting.rounding.rank == 4
     setting = replace(
         setting, steps=steps, samples=80, batch=20, rounding=replace(setting.rounding, rank=rank)
     )
-    recovery = replace(found.recovery, samples=80, reconstruction=setting)
+    recovery = replace(found.recovery, samples=80, learning=setting)
     return replace(found, recovery=recovery)
 
 

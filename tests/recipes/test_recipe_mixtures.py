@@ -41,11 +41,11 @@ def plain(bits: str) -> Scheme:
 def scheme(bits: str, *, learned: bool = True) -> Scheme:
     """The recipe's, with less to do."""
     found = eaquant(parsed(bits))
-    setting = found.recovery.reconstruction
+    setting = found.recovery.learning
     assert isinstance(setting, Reconstruction)
     setting = replace(setting, steps=60, samples=SAMPLES, batch=20)
     recovery = replace(
-        found.recovery, samples=SAMPLES, reconstruction=setting if learned else None
+        found.recovery, samples=SAMPLES, learning=setting if learned else None
     )  # fmt: skip
     return replace(found, recovery=recovery)
 

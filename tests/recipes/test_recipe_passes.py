@@ -41,10 +41,10 @@ def on(recipe: Recipe) -> Task:
 def made(recipe: Recipe, bits: str = "W4A8") -> tuple[Task, Quantized]:
     task, scheme = on(recipe), recipe.scheme(bits)
     assert scheme is not None
-    learning = scheme.recovery.reconstruction
+    learning = scheme.recovery.learning
     recovery = replace(scheme.recovery, samples=16)
     if learning is not None and hasattr(learning, "steps"):
-        recovery = replace(recovery, reconstruction=replace(learning, steps=STEPS, samples=16))  # type: ignore[type-var]
+        recovery = replace(recovery, learning=replace(learning, steps=STEPS, samples=16))  # type: ignore[type-var]
     # the toys are narrower than what a branch is meant for
     rewrites = [replace(r, rank=2) if isinstance(r, Branch) else r for r in scheme.rewrites]
     return task, quantized(task, replace(scheme, recovery=recovery, rewrites=tuple(rewrites)))

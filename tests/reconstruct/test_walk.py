@@ -23,6 +23,7 @@ from allot.option import Option
 from allot.options.formatted import Formatted
 from allot.options.precision import Activation, Weight
 from allot.options.standins import OnGrid
+from allot.reconstruct.learning import Planned
 from allot.reconstruct.soft import frame
 from allot.reconstruct.walk import Discrepancy, box, opened
 from allot.recover import Recovery, moments
@@ -53,9 +54,20 @@ def walked(
     setting: Discrepancy = QUICK,
     seed: int = 0,
 ) -> dict[str, nn.Module]:
-    return setting.learned(
-        k.bank, k.task, options, standins=start, original=None, seed=seed,
-        progress=lambda share: None,
+    return setting.learned(planned(k, options, start, seed=seed))
+
+
+def planned(
+    k: small.Kit,
+    options: dict[str, Option],
+    start: dict[str, nn.Module],
+    *,
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Planned:
+    return Planned(
+        bank=k.bank, task=k.task, options=options, standins=start, original=None, seed=seed,
+        progress=progress,
     )  # fmt: skip
 
 
@@ -180,7 +192,7 @@ def test_it_is_the_last_step_of_a_recovery_with_matched_statistics() -> None:
     goal = moments(k.task, k.bank.skeleton, k.graph, samples=24)
     matched = replace(ROUNDED, matched=True)
     without = repaired(k.bank, k.task, options, recovery=matched, original=goal)
-    learning = replace(matched, reconstruction=QUICK)
+    learning = replace(matched, learning=QUICK)
     found = repaired(k.bank, k.task, options, recovery=learning, original=goal)
     assert lost(k, found) < lost(k, without)
 
@@ -191,10 +203,8 @@ def test_without_a_layer_on_a_grid_nothing_is_done_and_progress_rises_to_1() -> 
     options = quantized(k, Weight(bits=4))
     done: list[float] = []
     # neither rounds divide steps nor batches samples
-    replace(QUICK, steps=10, batch=7).learned(
-        k.bank, k.task, options, standins=k.bank.standins(options), original=None, seed=0,
-        progress=done.append,
-    )  # fmt: skip
+    start = planned(k, options, k.bank.standins(options), progress=done.append)
+    replace(QUICK, steps=10, batch=7).learned(start)
     assert done == sorted(done) and done[-1] == 1
 
 
