@@ -51,7 +51,7 @@ class Stepped(Option):
     def effect(self, site: Site) -> Effect:
         if self.grid is None:
             return Effect()
-        return Effect(stored_bits=self.grid.width, compute_bits=self.grid.width)
+        return Effect(stored_bits=self.grid.width, compute_bits=self.grid.width, fixed=False)
 
     def needs(self, site: Site, graph: Graph) -> tuple[Statistic, ...]:
         return ()
