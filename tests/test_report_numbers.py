@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from allot.report import text
@@ -15,7 +15,8 @@ from allot.report.svg import axis, linear_ticks, trim
 
 
 @given(low=st.floats(-1e9, 1e9), width=st.floats(1e-6, 1e9), most=st.integers(2, 9))
-@settings(max_examples=100, deadline=None)
+@example(low=1.0, width=41.0, most=2)
+@settings(max_examples=1000, deadline=None)
 def test_linear_ticks_are_round_evenly_spaced_and_few(low: float, width: float, most: int) -> None:
     high = low + max(width, 1e-3 * abs(low))
     ticks = linear_ticks(low, high, most)

@@ -55,10 +55,19 @@ def axis(values: Sequence[float], *, start: float, end: float, log: bool = False
 
 
 def linear_ticks(low: float, high: float, most: int) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten in [low, high], at most `most` of them."""
-    rough = (high - low) / max(most, 1)
+    """Multiples of 1, 2 or 5 times a power of ten in [low, high]: one to `most` + 1 of them."""
+    rough = (high - low) / max(most, 2)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next((m * power for m in (1, 2, 5, 10) if m * power >= rough), 10 * power)
+    at = next((i for i, m in enumerate((1, 2, 5)) if m * power >= rough), 3)
+    # A step can jump over the whole range (1 to 42 by 50); the next finer one never does.
+    return _multiples(low, high, _step(power, at)) or _multiples(low, high, _step(power, at - 1))
+
+
+def _step(power: float, at: int) -> float:
+    return (0.5, 1, 2, 5, 10)[at + 1] * power
+
+
+def _multiples(low: float, high: float, step: float) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
