@@ -39,9 +39,11 @@ from allot.part import Part as Part
 from allot.plan import Plan as Plan
 from allot.reopen import network as _network
 from allot.reopen import reopen as _reopen
+from allot.rewrites.rewrite import Rewrite
 from allot.runtimes import Ideal as Ideal
 from allot.runtimes import OnnxRuntime as OnnxRuntime
 from allot.runtimes import OpenVino as OpenVino
+from allot.samples import Samples
 from allot.search import EFFORT
 from allot.search import Effort as Effort
 from allot.site import Graph as Graph
@@ -75,6 +77,8 @@ def compress(
     pins: Mapping[str, str] | None = None,
     excludes: Sequence[str] = (),
     checked_in: Sequence[Target] = (OnnxRuntime(),),
+    originals: Mapping[str, Sequence[Rewrite]] | None = None,
+    calibration: Samples | None = None,
     effort: Effort = EFFORT,
     evaluations: float | None = None,
     resume: bool = False,
@@ -100,6 +104,8 @@ def compress(
         pins=pins,
         excludes=excludes,
         checked_in=checked_in,
+        originals=originals,
+        calibration=calibration,
         effort=effort,
         evaluations=evaluations,
         resume=resume,

@@ -13,28 +13,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from allot import bill, hiring, memory, packed, setup
+from allot import billed, disk, hiring, setup
 from allot import job as jobs
-from allot.bank import Bank
-from allot.calibrate import calibrate, needed
+from allot import originals as several
+from allot.beginning import Admit, Asked, begun, run_of
+from allot.beginning import Axis as Axis
+from allot.beginning import Prepare as Prepare
 from allot.certify import Statement
 from allot.check import check_forward
-from allot.clock import Clock
 from allot.deliver import Delivery, deliver, proven, refused
 from allot.errors import BudgetError, NotCertified
 from allot.explore import Method, Searcher, Signal, explore
 from allot.finalists import finalists
 from allot.front import Front, Measured
 from allot.harm.fisher import fisher
-from allot.in_process import InProcess
-from allot.measure import Meter
-from allot.options.width import removals
+from allot.kernel_probe import never_paying
+from allot.latency import LatencyTable
+from allot.memo import Memo
 from allot.plan import weights_digest
-from allot.recover import STEADY, STRONG, Recovery
-from allot.rewrites.rewrite import Rewrite, rewritten
+from allot.recover import STRONG, Recovery
+from allot.rewrites.rewrite import Rewrite
 from allot.run import Run
+from allot.samples import Samples, take
 from allot.search import EFFORT, Effort
-from allot.site import Graph
 from allot.space import Space
 from allot.stages import Report, Stages, silent
 from allot.target import Target, Workload
@@ -42,11 +43,6 @@ from allot.task import Task
 from allot.trace import trace
 
 WORKLOAD = Workload()
-
-# builds the part of a space that one axis adds
-Axis = Callable[..., Space]
-# another task for the search, such as one whose calibration data are made from the network alone
-Prepare = Callable[[Task, Graph], Task]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +74,10 @@ def compress(
     evaluations: float | None = None,
     prepare: Prepare | None = None,
     rewrites: Sequence[Rewrite] = (),
+    originals: Mapping[str, Sequence[Rewrite]] | None = None,
+    calibration: Samples | None = None,
+    admit: Admit | None = None,
+    times: LatencyTable | None = None,
     strong: Recovery = STRONG,
     effort: Effort = EFFORT,
     resume: bool = False,
@@ -90,15 +90,17 @@ def compress(
     """A smaller, faster network within the budgets, exported, verified and with its loss proven.
 
     budgets: like "size=12%".  max_drop: points of the metric that the certificate must bound at
-    95 %.  axes: name -> builder of that axis.  checked_in: further runtimes to run and time the
-    file in.  signals: estimates of the harm of every option, the main one first (see
-    `allot.harm`).  searcher: None for the closed loop of `allot.search`.  evaluations: forward
-    passes over the search data that signals and search may take.  prepare: changes the task
-    before anything is calibrated.  rewrites: function-preserving changes that the network goes
-    through first.  strong: the recovery of finalists.  workers: who measures plans, "" for this
-    process (see `allot.workers.connect`); they make the task again from its source.  source: how
-    the task was named, for them and for later commands.
-    report(stage, share) and tell(sentence) are called as the job goes.
+    95 %.  axes: name -> builder.  checked_in: further runtimes to run and time the file in.
+    signals: estimates of the harm of every option, the main one first (see `allot.harm`).
+    searcher: None for the closed loop of `allot.search`.  evaluations: forward passes over the
+    search data that signals and search may take.  prepare: changes the task before anything is
+    calibrated.  rewrites: what the network goes through first.  originals: name -> further
+    rewrites, of which the best are taken, or none (see `allot.originals`).  calibration: how many
+    calibration samples, and which.  admit: raises InputError for a space that nothing could be done
+    in.  times: of layers alone; what never pays by them is struck out (see `allot.kernel_probe`).
+    strong: the recovery of finalists.  workers: who measures plans, "" for this process (see
+    `allot.workers.connect`); they make the task again from its source.  source: how the task was
+    named, for them and for later commands.  report(stage, share), tell(sentence): as the job goes.
 
     Raises InputError and its kinds before long work starts, NotCertified when no plan within the
     budgets is proven (front and report are written), ParityError when the file computes
@@ -107,25 +109,31 @@ def compress(
     asked = jobs.budgets(budgets)
     most = math.inf if evaluations is None else evaluations
     setup.evaluations(most)
-    hiring.check(workers, source=source)
-    stages = Stages(report, limit=time_limit)
+    hiring.check(workers, source=source, prepare=prepare)
+    out, stages = Path(out), Stages(report, limit=time_limit)
     # the user's network is left as it is, also where it was handed over in training mode
     task = replace(task, model=copy.deepcopy(task.model).eval().requires_grad_(False))
     with stages.stage("trace"):
         setup.check(task, target=target, max_drop=max_drop, asked=asked)
-        reference = trace(task.model, task.forward, task.example()) if rewrites else None
-        task = rewritten(task, rewrites)
         graph = trace(task.model, task.forward, task.example())
         check_forward(task)
-        task = task if prepare is None else prepare(task, graph)
-        space = setup.space(graph, axes, target=target, pins=pins or {}, excludes=excludes)
-        statistics = needed(space)  # an option that does not fit its site ends the job here
-    for sentence in setup.remarks(task, graph, max_drop):
+        taken = None if calibration is None else take(task, graph, calibration)
+        given = Asked(
+            task=task if taken is None else taken.of(task), graph=graph, axes=axes, target=target,
+            pins=pins or {}, excludes=excludes, prepare=prepare, admit=admit,
+        )  # fmt: skip
+        start = begun(given, rewrites)
+        if times is not None:
+            struck = never_paying(start.space, target=target, workload=workload, times=times)
+            given = replace(given, struck=struck)
+            start = begun(given, rewrites)
+        setup.free(out, resume=resume)
+    for sentence in setup.remarks(start.task, start.space.graph, max_drop):
         tell(sentence)
     job = jobs.Job(
         task=source or task.name,
-        graph=graph.digest,
-        weights=weights_digest(task.model),
+        graph=start.space.graph.digest,
+        weights=weights_digest(start.task.model),
         budgets=tuple(budgets),
         max_drop=max_drop,
         axes=tuple(axes),
@@ -137,70 +145,68 @@ def compress(
         method=jobs.method(prepare, *signals, searcher),
         rewrites=tuple(rewrites),
         strong=strong,
+        calibration=taken,
+        struck=given.struck,
     )
-    folder, memo = setup.folder(Path(out), job, task, resume=resume)
-    with stages.stage("calibrate") as progress:
-        stats = calibrate(task, task.model, statistics, progress=progress)
-        stats |= removals(task.model, graph, stats)
-        bank = Bank(task.model, graph=graph, stats=stats)
-        meter = Meter(task, bank, task.search, memo=memo, key="search")
-        evaluator = InProcess(
-            space=space, task=task, bank=bank, data=task.search, recovery=STEADY, memo=memo,
-            key="search",
-        )  # fmt: skip
-    run = Run(
-        task=task, job=job, folder=folder, target=target, workload=workload, stages=stages,
-        bank=bank, space=space, meter=meter, evaluator=evaluator, memo=memo,
-        checked_in=tuple(checked_in),
-        clock=Clock(task, bank, target=target, workload=workload, memo=memo),
-        axes=dict(axes), strong=strong, reference=reference,
-    )  # fmt: skip
+    tried: tuple[several.Tried, ...] = ()
+    if originals:
+        with stages.stage("originals") as progress:
+            tried = several.compared(
+                several.Comparison(
+                    asked=given, budgets=asked, job=job, memo=Memo(out / setup.ORIGINALS)
+                ),
+                originals, before=rewrites, progress=progress,
+            )  # fmt: skip
+        tell(several.sentence(tried))
+        start, job = several.on_best(given, job, tried, originals)
+    folder, memo = setup.folder(out, job, start.task, resume=resume)
+    run = run_of(given, start, job=job, folder=folder, memo=memo, stages=stages, tell=tell)
+    run.clock.known = times
+    run.checked_in, run.tried = tuple(checked_in), several.document(tried)
+    run.evaluator.charge(sum(t.passes for t in tried))
     _bill(run, {b.bill for b in asked})
     try:
-        limits = setup.limits(space, asked, bills=run.bills, originals=run.originals)
+        limits = setup.limits(run.space, asked, bills=run.bills, originals=run.originals)
     except BudgetError:
         if not resume:
             setup.abandon(folder)
         raise
     method = Method(signals=signals, searcher=searcher, effort=effort, evaluations=most)
-    with hiring.hired(run, evaluator, workers=workers, source=source):
+    with hiring.hired(run, workers=workers, source=source):
         found = explore(run, method, limits=limits)
     run.single = found.harm[0]
     with stages.stage("finalists") as progress:
         front, preferred = finalists(
-            found.trials, meter, run.clock, near=found.near, limits=limits, strong=strong,
+            found.trials, run.meter, run.clock, near=found.near, limits=limits, strong=strong,
             progress=progress, tell=tell,
         )  # fmt: skip
+    _forget(run, front)
     return _conclude(run, front, preferred, limits)
 
 
 def _bill(run: Run, asked: set[str]) -> None:
-    """Tables of every bill the target states, and the same bills of the float original.
-
-    Of memory only where it is asked for: it would let plans stay on the front that nobody wants.
-    """
-    space, graph = run.space, run.space.graph
-    header = packed.header_bytes(graph)
-    bills = {
-        "size": bill.size(space, header=header),
-        "bitops": bill.bitops(space, run.target),
-    }
-    before = run.reference or graph
-    originals = {
-        "size": float(before.folded_bytes),
-        "bitops": float(sum(x.macs for x in before.layers)) * 32 * 32,
-    }
-    if "memory" in asked:
-        bills["memory"] = memory.memory(space, run.target, workload=run.workload, header=header)
-        originals["memory"] = memory.original(before, workload=run.workload)
-    if "latency" in run.target.bills:
+    """Tables of every bill the target states, and the same bills of the float original."""
+    bills = billed.tables(run.space, run.target, workload=run.workload, asked=asked)
+    before = run.reference or run.space.graph
+    originals = billed.originals(before, workload=run.workload, asked=asked, target=run.target)
+    if "disk" in asked:
+        bills["disk"], originals["disk"] = disk.table(run.space, run.bank), originals["size"]
+    if run.target.timed:
         with run.stages.stage("latency") as progress:
             seed = run.job.seed
             bills["latency"], run.fit, run.latency = run.clock.table(
-                space, seed=seed, progress=progress
+                run.space, seed=seed, progress=progress
             )
             originals["latency"] = run.clock.original_s()
     run.bills, run.originals = bills, originals
+
+
+def _forget(run: Run, front: Front) -> None:
+    """Takes away what recovery made of plans that are not on the front."""
+    overlays = run.meter.overlays
+    if overlays is not None:
+        kept = ((run.space.options(p.point), run.recovery(p.recovery)) for p in front.points)
+        overlays.keep({overlays.key(options, recovery) for options, recovery in kept})
 
 
 def _conclude(
@@ -229,4 +235,6 @@ def rebuild(task: Task, job: jobs.Job, *, axes: Mapping[str, Axis], target: Targ
     """The space of a finished job, to read its points again; raises PlanError for another task."""
     graph = trace(task.model, task.forward, task.example())
     setup.same(job, graph=graph.digest, weights=weights_digest(task.model))
-    return setup.space(graph, axes, target=target, pins=dict(job.pins), excludes=job.excludes)
+    return setup.space(
+        graph, axes, target=target, pins=dict(job.pins), excludes=job.excludes, struck=job.struck
+    )

@@ -5,20 +5,25 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
+
+import torch
 
 from allot.errors import InputError
 from allot.part import Part
 from allot.target import Workload
+from allot.task import Task
 
-BILLS = ("size", "bitops", "latency", "memory")
+BILLS = ("size", "bitops", "latency", "memory", "energy", "disk")
 _BYTES = {"": 1, "B": 1, "KB": 1e3, "KiB": 2**10, "MB": 1e6, "MiB": 2**20, "GB": 1e9}
 _UNITS = {
     "size": _BYTES,
     "memory": _BYTES,
+    "disk": _BYTES,
     "bitops": {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12},
     "latency": {"s": 1, "ms": 1e-3, "us": 1e-6},
+    "energy": {"J": 1, "mJ": 1e-3, "uJ": 1e-6, "nJ": 1e-9},
 }
 
 
@@ -68,12 +73,43 @@ def budgets(texts: Sequence[str]) -> tuple[Budget, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Taken:
+    """Calibration samples that were chosen: by which way, and their places in the task's data."""
+
+    by: str
+    index: tuple[int, ...]
+
+    def dump(self) -> dict[str, Any]:
+        return {"by": self.by, "index": list(self.index)}
+
+    def of(self, task: Task) -> Task:
+        """The task with these calibration samples only; raises InputError where one is lacking."""
+        if max(self.index) >= len(task.calibrate):
+            raise InputError(
+                f"calibration sample {max(self.index)} was chosen before, the task now has "
+                f"{len(task.calibrate)}; give it the data that it had"
+            )
+        return replace(task, calibrate=task.calibrate.subset(torch.tensor(self.index)))
+
+
+def taken(data: Mapping[str, Any] | None) -> Taken | None:
+    """What `dump` wrote, None for nothing."""
+    return None if data is None else Taken(by=data["by"], index=tuple(data["index"]))
+
+
+# site, label of an option, why it is struck out
+Struck = tuple[str, str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """The settings that a result depends on.
 
     method: names of what prepares the data, says the harm and searches (see `method`).  rewrites:
     what the network went through before it was traced, in order; graph and weights are those of
-    the rewritten one.  strong: the recovery of finalists, None for the usual one.
+    the rewritten one.  originals: (name, rewrites) of the rewritten networks that those were chosen
+    among.  strong: the recovery of finalists, None for the usual one.  calibration: which samples
+    it took, None for all.  struck: options that never pay in the target.
     """
 
     task: str
@@ -89,18 +125,24 @@ class Job:
     excludes: tuple[str, ...] = ()
     method: tuple[str, ...] = ()
     rewrites: tuple[Part, ...] = ()
+    originals: tuple[tuple[str, tuple[Part, ...]], ...] = ()
     strong: Part | None = None
+    calibration: Taken | None = None
+    struck: tuple[Struck, ...] = ()
 
     def dump(self) -> dict[str, Any]:
         return {
             **{f.name: getattr(self, f.name) for f in fields(self)},
             "workload": asdict(self.workload),
             "rewrites": [r.dump() for r in self.rewrites],
+            "originals": [[name, [r.dump() for r in rs]] for name, rs in self.originals],
             "strong": None if self.strong is None else self.strong.dump(),
+            "calibration": None if self.calibration is None else self.calibration.dump(),
             "budgets": list(self.budgets),
             "axes": list(self.axes),
             "pins": [list(p) for p in self.pins],
             "excludes": list(self.excludes),
+            "struck": [list(s) for s in self.struck],
             "method": list(self.method),
         }
 
@@ -134,6 +176,8 @@ def say(bill: str, value: float) -> str:
     """A bill for people: "129.4 KB", "4.10 ms", "1.30 G BitOPs"."""
     if bill == "latency":
         return f"{1e3 * value:.3g} ms"
-    if bill in ("size", "memory"):
+    if bill == "energy":
+        return f"{1e3 * value:.3g} mJ"
+    if bill in ("size", "memory", "disk"):
         return f"{value / 1e3:.4g} KB" if value < 1e6 else f"{value / 1e6:.4g} MB"
     return f"{value / 1e9:.4g} G BitOPs"

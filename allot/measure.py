@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from allot.bank import Bank
 from allot.memo import Memo
 from allot.option import Option
+from allot.overlays import Overlays
 from allot.plan import Plan
 from allot.prefix import Prefix
 from allot.recover import LIGHT, Moments, Recovery, moments
@@ -46,10 +47,18 @@ class Meter:
     """Measures plans of one bank on one set of data, each at most once."""
 
     def __init__(
-        self, task: Task, bank: Bank, data: Data, *, memo: Memo, batch: int = 250, key: str = ""
+        self,
+        task: Task,
+        bank: Bank,
+        data: Data,
+        *,
+        memo: Memo,
+        batch: int = 250,
+        key: str = "",
+        overlays: Overlays | None = None,
     ) -> None:
         self.task, self.bank, self.data, self.memo = task, bank, data, memo
-        self.key = key
+        self.key, self.overlays = key, overlays
         self._work: dict[str, float] = {}
         self.prefix = Prefix(task, bank, data, batch=batch)
         self._moments: dict[int, Moments] = {}
@@ -77,17 +86,23 @@ class Meter:
 
     def standins(self, options: Mapping[str, Option], recovery: Recovery) -> dict[str, nn.Module]:
         """Stand-ins of a plan after recovery, for a trial or a copy; what was learned is kept."""
-        original = self.moments(recovery) if recovery.matched else {}
 
         def made() -> dict[str, nn.Module]:
+            original = self.moments(recovery) if recovery.matched else {}
             return repaired(self.bank, self.task, options, recovery=recovery, original=original)
 
+        if self.overlays is not None and recovery.together:
+            return self.overlays.get(options, recovery, made)
         if recovery.learning is None:
             return made()
         name = Plan(graph="", weights="", options=options, recovery=repr(recovery)).digest
         if name not in self._learned:
             self._learned[name] = made()
         return self._learned[name]
+
+    def overlay(self, options: Mapping[str, Option], recovery: Recovery) -> str:
+        """The digest of what is stored of a plan after recovery, "" where nothing is."""
+        return "" if self.overlays is None else self.overlays.digest(options, recovery)
 
     def loss(self, options: Mapping[str, Option], *, recovery: Recovery = LIGHT) -> Loss:
         """The loss of a plan given as site -> option."""

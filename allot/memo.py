@@ -35,6 +35,7 @@ class Memo:
         line = json.dumps([key, value])
         self._values[key] = json.loads(line)[1]
         if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as f:
                 f.write(line + "\n")
                 f.flush()

@@ -49,8 +49,14 @@ def mixtures(graph: Graph) -> tuple[Mixture, ...]:
 
 
 def balanced_first(task: Task, graph: Graph, *, samples: int = 512) -> Task:
-    """The task with its calibration samples in another order: first those, `samples` in number, of
-    which the experts that see fewest tokens see the most (Fu et al. 2025, EAQuant).
+    """The task with its calibration samples in the order of `balanced_order`."""
+    order = balanced_order(task, graph, samples=samples)
+    return replace(task, calibrate=task.calibrate.subset(order))
+
+
+def balanced_order(task: Task, graph: Graph, *, samples: int = 512) -> Tensor:
+    """All calibration samples by index: first those, `samples` in number, of which the experts
+    that see fewest tokens see the most (Fu et al. 2025, EAQuant).
 
     Recovery looks at the first samples alone, all other calibration at all of them: an expert that
     is chosen rarely loses nothing, and where there are no more than `samples` there is nothing to
@@ -69,7 +75,7 @@ def balanced_first(task: Task, graph: Graph, *, samples: int = 512) -> Task:
     reached = counts[chosen][:, counts[chosen].sum(0) > 0]
     few = chosen[enough(reached, 1)]
     order = dict.fromkeys([*few.tolist(), *chosen.tolist(), *range(len(counts))])
-    return replace(task, calibrate=task.calibrate.subset(torch.tensor([*order])))
+    return torch.tensor([*order])
 
 
 def tokens(task: Task, data: Data, found: tuple[Mixture, ...]) -> Tensor:

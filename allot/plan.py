@@ -25,7 +25,8 @@ class Plan:
 
     options: site name -> option (of the only phase, "all", until a family has steps).
     recovery: name and settings of what repairs the planned model.  graph, weights: digests of
-    the original it was made for.
+    the original it was made for.  overlays: digests of what recovery made of the options
+    together, where that is stored.
     """
 
     graph: str
@@ -33,6 +34,7 @@ class Plan:
     options: Mapping[str, Option]
     recovery: str = ""
     rewrites: tuple[str, ...] = field(default=())
+    overlays: tuple[str, ...] = field(default=())
 
     @property
     def digest(self) -> str:
@@ -46,6 +48,8 @@ class Plan:
             "recovery": self.recovery,
             "rewrites": list(self.rewrites),
             "options": {k: {PHASE: o.dump()} for k, o in sorted(self.options.items())},
+            # only where there are some, so that all other plans keep the digest they always had
+            **({"overlays": list(self.overlays)} if self.overlays else {}),
         }
 
     def check(self, *, graph: str, weights: str) -> None:
@@ -73,6 +77,7 @@ def load(data: Any) -> Plan:
             options=options,
             recovery=data["recovery"],
             rewrites=tuple(data["rewrites"]),
+            overlays=tuple(data.get("overlays", ())),
         )
     except (KeyError, TypeError, AttributeError) as e:
         raise PlanError(f"the plan is damaged: {e!r}") from e

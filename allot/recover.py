@@ -47,6 +47,11 @@ class Recovery(Part):
     learning: Part | None = None
 
     @property
+    def together(self) -> bool:
+        """Whether codes depend on the options around them, not on statistics alone."""
+        return self.in_order or self.learning is not None
+
+    @property
     def name(self) -> str:
         """Short name for plans and reports."""
         steps = ["rounded in order"] if self.in_order else []
@@ -69,7 +74,7 @@ def moments(task: Task, model: nn.Module, graph: Graph, *, samples: int) -> Mome
         dim = channel_dim(graph, name)
 
         def observe(x: Tensor) -> None:
-            found[name] = _moments(x, dim)
+            found[name] = channel_moments(x, dim)
 
         return observe
 
@@ -91,7 +96,8 @@ def channel_dim(graph: Graph, module: str) -> int:
     return -1 if any(x.module == module and x.op == "linear" for x in graph.layers) else 1
 
 
-def _moments(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def channel_moments(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [channels] over all other dims."""
     dims = [d for d in range(x.dim()) if d != dim % x.dim()]
     x = x.detach()
     mean = x.mean(dims, keepdim=True)
@@ -207,15 +213,20 @@ def _matcher(
 
 def matched(x: Tensor, goal: tuple[Tensor, Tensor], dim: int) -> tuple[Correction, Tensor]:
     """Gain and shift [channels] that give x the goal's mean and deviation, and x with them."""
-    mean, std = _moments(x, dim)
-    gain = torch.where(std > 1e-6, goal[1] / std.clamp(min=1e-6), 1.0)
-    gain = gain.clamp(1 / _MOST_GAIN, _MOST_GAIN)
-    shift = (goal[0] - mean * gain).float()
-    gain = gain.float()
+    gain, shift = correction(channel_moments(x, dim), goal)
     if dim % x.dim() == x.dim() - 1:
         return (gain, shift), x * gain + shift
     shape = (1, -1, *([1] * (x.dim() - 2)))
     return (gain, shift), x * gain.view(shape) + shift.view(shape)
+
+
+def correction(now: tuple[Tensor, Tensor], goal: tuple[Tensor, Tensor]) -> Correction:
+    """Gain and shift [channels] that take one mean and deviation to another."""
+    mean, std = now
+    gain = torch.where(std > 1e-6, goal[1] / std.clamp(min=1e-6), 1.0)
+    gain = gain.clamp(1 / _MOST_GAIN, _MOST_GAIN)
+    shift = (goal[0] - mean * gain).float()
+    return gain.float(), shift
 
 
 def affine(module: nn.Module, gain: Tensor, shift: Tensor) -> nn.Module:

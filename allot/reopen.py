@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,29 +13,30 @@ from torch import nn
 from allot import document, ledger, setup
 from allot import front as fronts
 from allot.artefact import SUMMARY, Artefact, add_documents
-from allot.bank import Bank
-from allot.calibrate import calibrate, needed
+from allot.beginning import Asked, Begun, run_of
+from allot.calibrate import needed
 from allot.certify import Statement, state, state_agreement
 from allot.certify import load as load_statement
-from allot.clock import Clock, predictions
+from allot.clock import predictions
 from allot.deliver import Delivery, build, deliver
-from allot.errors import DataError, InputError, NotCertified
+from allot.deploy import deploy
+from allot.errors import DataError, InputError, NotCertified, PlanError
+from allot.faults import EXAMPLES, Fault, fault
 from allot.files import read_json, write_json
 from allot.flow import Axis, rebuild
 from allot.front import Front
-from allot.in_process import InProcess
 from allot.ledger import Use, sample_digests
-from allot.measure import Meter
 from allot.memo import Memo
-from allot.options.width import removals
-from allot.plan import weights_digest
-from allot.recover import STEADY
+from allot.overlays import FOLDER
+from allot.plan import Plan, weights_digest
 from allot.rewrites.rewrite import rewritten
 from allot.run import Run
+from allot.settle import settled_
 from allot.stages import Report, Stages, silent
 from allot.sweep import outputs
 from allot.target import Target
 from allot.task import Data, Inputs, Task
+from allot.trace import trace
 from allot.verify import Parity, parity
 
 _BATCH = 250
@@ -49,44 +50,33 @@ def reopen(
     axes: Mapping[str, Axis],
     target: Target,
     report: Report = silent,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Run:
     """The run of a finished job, calibrated again; nothing is searched or written.
 
     Its task has the search samples in the place of the certify samples: those prove something
-    once, and were used.  Raises InputError for a folder without a job, PlanError for another
-    network or other weights than the job's.
+    once, and were used.  What recovery made of its plans is read where it is stored.  Raises
+    InputError for a folder without a job, PlanError for another network or other weights than the
+    job's.
     """
     job = setup.read_job(folder)
-    task = rewritten(replace(task, certify=task.search), setup.rewrites(job))
+    task = replace(task, certify=task.search)
+    task = task if job.calibration is None else job.calibration.of(task)
     stages = Stages(report)
     with stages.stage("trace"):
-        space = rebuild(task, job, axes=axes, target=target)
-    with stages.stage("calibrate") as progress:
-        stats = calibrate(task, task.model, needed(space), progress=progress)
-        stats |= removals(task.model, space.graph, stats)
-        bank, memo = Bank(task.model, graph=space.graph, stats=stats), Memo()
-        meter = Meter(task, bank, task.search, memo=memo, key="search")
-        evaluator = InProcess(
-            space=space, task=task, bank=bank, data=task.search, recovery=STEADY, memo=memo,
-            key="search",
+        asked = Asked(
+            task=task, graph=trace(task.model, task.forward, task.example()), axes=axes,
+            target=target, pins=dict(job.pins), excludes=job.excludes, struck=job.struck,
         )  # fmt: skip
-    clock = Clock(task, bank, target=target, workload=job.workload, memo=memo)
-    return Run(
-        task=task,
-        job=job,
-        folder=folder,
-        target=target,
-        workload=job.workload,
-        stages=stages,
-        bank=bank,
-        space=space,
-        meter=meter,
-        evaluator=evaluator,
-        memo=memo,
-        clock=clock,
-        strong=setup.strong(job),
-        axes=dict(axes),
+        task = rewritten(task, setup.rewrites(job))
+        space = rebuild(task, job, axes=axes, target=target)
+    start = Begun(task=task, space=space, statistics=needed(space))
+    run = run_of(
+        asked, start, job=job, folder=folder, memo=Memo(), stages=stages, frozen=True, tell=tell
     )
+    if (folder / SUMMARY).exists():
+        run.tried = read_json(folder / SUMMARY).get("rewrites", {})
+    return run
 
 
 def network(run: Run, artefact: Artefact) -> nn.Module:
@@ -95,10 +85,24 @@ def network(run: Run, artefact: Artefact) -> nn.Module:
     Weights stay on their grids: gradients go straight through the rounding.  Raises PlanError for
     an artefact of another network.
     """
-    artefact.plan.check(graph=run.job.graph, weights=run.job.weights)
-    recovery = run.recovery(artefact.plan.recovery)
-    planned = run.bank.copy(run.meter.standins(artefact.plan.options, recovery))
+    planned = settled_(run.bank.copy(_standins(run, artefact.plan)), run.space.graph)
     return planned.requires_grad_(True).train()
+
+
+def _standins(run: Run, plan: Plan) -> dict[str, nn.Module]:
+    """Stand-ins of a plan after its recovery.
+
+    Raises PlanError for another network's, and where what is stored is not what the plan names.
+    """
+    plan.check(graph=run.job.graph, weights=run.job.weights)
+    recovery = run.recovery(plan.recovery)
+    found = run.meter.overlay(plan.options, recovery)
+    if plan.overlays and found and found not in plan.overlays:
+        raise PlanError(
+            f"the plan names {', '.join(plan.overlays)} as what recovery made, the folder "
+            f"{run.folder} holds {found}; take the folder's {FOLDER} away to have it made again"
+        )
+    return run.meter.standins(plan.options, recovery)
 
 
 def point_of(folder: Path, index: int) -> tuple[Front, Statement | None]:
@@ -135,6 +139,9 @@ def take_point(run: Run, index: int, *, out: Path, uncertified: bool = False) ->
     session = run.target.open(built.onnx, workload=run.workload)
     found = predictions(session, run.task.search.inputs, batch=run.workload.batch)
     out.mkdir(parents=True, exist_ok=True)
+    if run.meter.overlays is not None:
+        recovery = run.recovery(m.recovery)
+        run.meter.overlays.copy(run.space.options(m.point), recovery, out / FOLDER)
     write_json(out / setup.JOB, run.job.dump())
     ledger.write(ledger.read(run.folder), out)
     summary = deliver(
@@ -186,15 +193,23 @@ def check_again(run: Run, artefact: Artefact, *, inputs: Inputs | None = None) -
     inputs: calibration inputs where none are given.  Raises PlanError for an artefact of another
     network.
     """
-    artefact.plan.check(graph=run.job.graph, weights=run.job.weights)
-    options, recovery = artefact.plan.options, run.recovery(artefact.plan.recovery)
-    standins = run.meter.standins(options, recovery)
+    standins = _standins(run, artefact.plan)
     data = run.task.calibrate if inputs is None else Data(inputs=inputs)
-    with run.bank.trial(standins) as model:
-        simulated = outputs(run.task, model, data, batch=_BATCH)
+    planned = settled_(run.bank.copy(standins), run.space.graph)
+    simulated = outputs(run.task, planned, data, batch=_BATCH)
     session = artefact.session(run.target, run.workload)
     found = predictions(session, data.inputs, batch=run.workload.batch)
-    return parity(simulated, found, divergence=run.task.divergence)
+    within = run.target.tolerance
+    return parity(simulated, found, divergence=run.task.divergence, within=within)
+
+
+def fault_again(run: Run, artefact: Artefact) -> Fault:
+    """Where an artefact begins to differ from its plan in its runtime, and what that looks like."""
+    planned = settled_(run.bank.copy(_standins(run, artefact.plan)), run.space.graph)
+    return fault(
+        artefact.onnx(), deploy(planned, run.space.graph), run.task.example(EXAMPLES),
+        target=run.target, workload=run.workload,
+    )  # fmt: skip
 
 
 def certify_again(

@@ -28,7 +28,8 @@ class Run:
     """One job under way; the fields with defaults are filled in as stages end.
 
     strong: the recovery of finalists.  reference: of the network before any rewrite, whose bills
-    are the original's; None where that is the space's.
+    are the original's; None where that is the space's.  tried: the rewritten originals that were
+    compared, as JSON data.
     """
 
     task: Task
@@ -46,6 +47,7 @@ class Run:
     strong: Recovery = STRONG
     checked_in: tuple[Target, ...] = ()
     reference: Graph | None = None
+    tried: Mapping[str, Any] = field(default_factory=dict)
     axes: Mapping[str, Callable[..., Space]] = field(default_factory=dict)
     bills: Mapping[str, Table] = field(default_factory=dict)
     originals: Mapping[str, float] = field(default_factory=dict)

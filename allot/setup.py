@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from allot import certify, ledger, part
+from allot import certify, entropy_coding, ledger, part
 from allot import check as checks
 from allot.audit import audited
 from allot.errors import BudgetError, InputError, MissingError, PlanError
 from allot.files import read_json, write_json
-from allot.job import Budget, Job, say
+from allot.job import Budget, Job, Struck, say, taken
 from allot.ledger import Use, sample_digests
 from allot.memo import Memo
 from allot.recover import STRONG, Recovery
@@ -23,7 +23,7 @@ from allot.table import Table
 from allot.target import Target, Workload
 from allot.task import Task
 
-JOB, MEMO = "job.json", "measurements.jsonl"
+JOB, MEMO, ORIGINALS = "job.json", "measurements.jsonl", "originals.jsonl"
 
 
 def check(task: Task, *, target: Target, max_drop: float, asked: Sequence[Budget]) -> None:
@@ -34,7 +34,10 @@ def check(task: Task, *, target: Target, max_drop: float, asked: Sequence[Budget
     if not 0 < max_drop <= 100:
         raise InputError(f"--max-drop {max_drop:g}: points of the metric, above 0 and up to 100")
     for b in asked:
-        if b.bill not in target.bills:
+        if b.bill == "disk" and entropy_coding.missing():
+            raise MissingError(entropy_coding.missing())
+        # what a file takes on the disk is no matter of the runtime
+        if b.bill not in (*target.bills, "disk"):
             have = ", ".join(target.bills)
             raise InputError(
                 f"--budget {b.bill}={b.text}: {target.name} states {have}, not {b.bill}; "
@@ -50,12 +53,18 @@ def space(
     target: Target,
     pins: Mapping[str, str],
     excludes: Sequence[str],
+    struck: Sequence[Struck] = (),
 ) -> Space:
-    """The space of all axes, cut to what the target can, with pins and exclusions."""
+    """The space of all axes, cut to what the target can, with pins and exclusions.
+
+    struck: options that never pay, see `allot.dominated`.
+    """
     whole = Space(graph=graph, choices=())
     for build in axes.values():
         whole = whole + build(graph, target)
     whole = whole.only(lambda option, site: target.can(option, site, graph))
+    reasons = {(name, label): why for name, label, why in struck}
+    whole = whole.only(lambda option, site: reasons.get((site.name, option.label), ""))
     for pattern in excludes:
         whole = whole.exclude(pattern)
     for name, label in pins.items():
@@ -101,11 +110,9 @@ def folder(path: Path, job: Job, task: Task, *, resume: bool) -> tuple[Path, Mem
 
     Raises InputError for a folder that is in use unless the same job is resumed there.
     """
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file; --out names a folder")
-    if path.exists() and any(path.iterdir()):
-        _same_job(path, job, resume=resume)
-    path.mkdir(parents=True, exist_ok=True)
+    if _begun(path):
+        free(path, resume=resume)
+        _same_job(path, job)
     write_json(path / JOB, job.dump())
     used = ledger.read(path)
     by = f"{job.graph}-{job.weights}-{job.seed}"
@@ -115,19 +122,30 @@ def folder(path: Path, job: Job, task: Task, *, resume: bool) -> tuple[Path, Mem
     return path, Memo(path / MEMO)
 
 
+def free(path: Path, *, resume: bool) -> None:
+    """Raises InputError for a file, and for a folder in use in which nothing is resumed."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; --out names a folder")
+    if path.exists() and any(path.iterdir()) and not resume:
+        raise InputError(
+            f"{path} is not empty; continue the job in it with --resume, or give another --out"
+        )
+
+
+def _begun(path: Path) -> bool:
+    """Whether a folder holds more than what comparing originals left there."""
+    return path.is_file() or (path.exists() and any(p.name != ORIGINALS for p in path.iterdir()))
+
+
 def abandon(path: Path) -> None:
     """Takes a folder away again in which a job ended before it measured anything of worth."""
-    for name in (JOB, MEMO, ledger.FILE):
+    for name in (JOB, MEMO, ORIGINALS, ledger.FILE):
         (path / name).unlink(missing_ok=True)
     if not any(path.iterdir()):
         path.rmdir()
 
 
-def _same_job(path: Path, job: Job, *, resume: bool) -> None:
-    if not resume:
-        raise InputError(
-            f"{path} is not empty; continue the job in it with --resume, or give another --out"
-        )
+def _same_job(path: Path, job: Job) -> None:
     if not (path / JOB).exists():
         raise InputError(f"{path} holds no job to resume; give another --out")
     differ = job.differs(read_json(path / JOB))
@@ -153,6 +171,9 @@ def read_job(path: Path) -> Job:
             "excludes": tuple(data["excludes"]),
             "method": tuple(data.get("method", ())),
             "rewrites": part.load(data.get("rewrites", [])),
+            "struck": tuple((a, b, c) for a, b, c in data.get("struck", ())),
+            "originals": tuple((n, part.load(rs)) for n, rs in data.get("originals", ())),
+            "calibration": taken(data.get("calibration")),
             "strong": part.load(data.get("strong")),
         }
     )

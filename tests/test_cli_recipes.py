@@ -94,6 +94,7 @@ def test_a_recipe_that_quantizes_is_searched_under_a_budget(
         (("--recipe", "gptq", "--bits", "4bit"), "give it as W4A8"),
         (("--recipe", "gptq", "--bits", "W4A16g7"), "conv1.weight: groups of 7 do not divide"),
         (("--recipe", "svdquant", "--bits", "W4A8"), "no norm or linear that linears alone read"),
+        (("--recipe", "gptq", "--bits", "W4A4", "--target", "openvino-cpu"), "cannot be A4"),
     ],
 )
 def test_bits_that_cannot_be_had_are_refused_in_one_sentence(

@@ -15,7 +15,7 @@ import pytest
 from allot import setup
 from allot.errors import InputError
 from allot.files import write_json
-from allot.job import Job, budget, budgets, say
+from allot.job import Job, Taken, budget, budgets, say
 from allot.recover import Recovery
 from allot.rewrites.bn_folding import FoldNorms
 from allot.target import Workload
@@ -101,8 +101,10 @@ def job() -> Job:
 
 
 def test_a_job_survives_its_folder(tmp_path: Path) -> None:
-    write_json(tmp_path / setup.JOB, job().dump())
-    assert setup.read_job(tmp_path) == job()
+    other = {k: OTHER[k] for k in ("rewrites", "originals", "strong", "calibration")}
+    for given in (job(), replace(job(), **other)):  # type: ignore[arg-type]
+        write_json(tmp_path / setup.JOB, given.dump())
+        assert setup.read_job(tmp_path) == given
     assert job().differs(json.loads(json.dumps(job().dump()))) == []
 
 
@@ -125,7 +127,9 @@ OTHER = {
     "excludes": ("re:head", "re:conv"),
     "method": ("harm.hawq",),
     "rewrites": (FoldNorms(),),
+    "originals": (("folded", (FoldNorms(),)),),
     "strong": Recovery(samples=7),
+    "calibration": Taken(by="cover", index=(4, 1)),
 }
 
 

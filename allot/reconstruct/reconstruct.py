@@ -15,12 +15,19 @@ from allot.options.width import kept_positions
 from allot.reconstruct.learn import learned, loss_of
 from allot.reconstruct.opened import opened, variables
 from allot.reconstruct.setting import Reconstruction
-from allot.reconstruct.streams import Standins, calls
+from allot.reconstruct.streams import Standins, calls, run
 from allot.reconstruct.units import Unit, inside
-from allot.reconstruct.work import Source, source, work
-from allot.recover import Correction, Moments, channel_dim, corrected, matchable, matched
+from allot.reconstruct.work import Source, Work, source, work
+from allot.recover import (
+    Moments,
+    channel_dim,
+    channel_moments,
+    corrected,
+    correction,
+    matchable,
+)
 from allot.sweep import Observer, left_out, observed, unwrapped
-from allot.task import Task, take
+from allot.task import Task
 
 # fewer samples than this are fitted with their noise
 _FEW = 16
@@ -46,7 +53,8 @@ def reconstructed(
     same seed gives the same result.
 
     Beyond the bank and the network, memory holds the stand-ins that were learned (at most the
-    network once more), the variables of one unit, and what enters and leaves one unit.
+    network once more), the variables of one unit, and what one batch makes of it; what enters and
+    leaves the unit lies in temporary files.
 
     Raises InputError for unknown units, and for one where the plan leaves out channels or tokens
     that the original has at its border.  Warns of fewer than 16 samples.
@@ -113,43 +121,49 @@ def _better(
         return {}
     candidates = [learned(doing, overlay, soft, start=start, generator=generator)]
     if original is not None:
-        more = _matched(given, options, unit, {**overlay, **candidates[0]}, original)
+        more = rematched(doing, options, {**overlay, **candidates[0]}, original)
         candidates.append({**candidates[0], **more})
     losses = [loss_of(doing, {**overlay, **c}) for c in candidates]
     least = min(losses)
     return candidates[losses.index(least)] if least <= start else {}
 
 
-def _matched(
-    given: Source,
-    options: Mapping[str, Option],
-    unit: Unit,
-    standins: Standins,
-    original: Moments,
+def rematched(
+    doing: Work, options: Mapping[str, Option], standins: Standins, original: Moments
 ) -> dict[str, nn.Module]:
     """Modules of a unit whose outputs are shifted and scaled to the original's moments.
 
-    As in `recovered`: in order, on all samples as one batch, nothing before the first change.
+    As in `recovered`: in order, over all samples, nothing before the first change.  The unit alone
+    runs, once for every such module, on what enters it.
     """
-    bank, task = given.bank, given.task
-    names = list(dict.fromkeys(n for n, _ in bank.graph.order))
+    graph, bank = doing.source.bank.graph, doing.source.bank
+    names = list(dict.fromkeys(n for n, _ in graph.order))
     first = min(names.index(n) for n in standins)
-    later = {*names[first:]} & {*inside(bank.graph, unit)}
-    corrections: dict[str, Correction] = {}
-
-    def matcher(name: str) -> Observer:
-        kept = kept_positions(name, options, graph=bank.graph, stats=bank.stats)
+    later = {*names[first:]} & {*inside(graph, doing.unit)}
+    found: dict[str, nn.Module] = {}
+    for name in (n for n in matchable(graph) if n in later):
+        kept = kept_positions(name, options, graph=graph, stats=bank.stats)
         goal = (original[name][0][kept], original[name][1][kept])
+        now = _moments(doing, {**standins, **found}, name)
+        found[name] = corrected(standins.get(name, bank.module(name)), correction(now, goal))
+    return found
 
-        def observe(x: Tensor) -> Tensor:
-            corrections[name], y = matched(x, goal, channel_dim(bank.graph, name))
-            return y
 
-        return observe
-
-    matchers = {(n, "out"): [matcher(n)] for n in matchable(bank.graph) if n in later}
-    samples = (take(task.calibrate.inputs, slice(0, given.setting.samples)),)
-    with bank.trial(standins) as model, observed(model, matchers), torch.no_grad():
-        for _ in calls(task, model, unit, samples):
-            pass
-    return {n: corrected(standins.get(n, bank.module(n)), c) for n, c in corrections.items()}
+def _moments(doing: Work, standins: Standins, name: str) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [channels] of a module's output over all calls of its unit."""
+    given, unit = doing.source, doing.unit
+    dim, seen = channel_dim(given.bank.graph, name), list[tuple[int, Tensor, Tensor]]()
+    note: list[Observer] = [lambda y: seen.append((len(y), *channel_moments(y, dim)))]
+    with given.bank.trial(standins) as model, torch.no_grad():
+        # a loss of the network's output holds no calls of the unit
+        entering = doing.calls or calls(given.task, model, unit, given.batches)
+        for call in entering:
+            with observed(model, {(name, "out"): note}):
+                run(model, unit, call)
+    shares = torch.tensor([n for n, _, _ in seen], dtype=torch.float64)
+    shares = (shares / shares.sum())[:, None]
+    means = torch.stack([mean for _, mean, _ in seen])
+    deviations = torch.stack([deviation for _, _, deviation in seen])
+    mean = (shares * means).sum(0)
+    variance = (shares * (deviations.square() + (means - mean).square())).sum(0)
+    return mean, variance.sqrt()

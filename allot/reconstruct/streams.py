@@ -1,8 +1,9 @@
 """Streams: what enters and leaves a unit while a network runs, held for one unit at a time.
 
 A network's forward is opaque, so it runs from its inputs, in fixed small batches, and is stopped
-behind the unit.  Held are the inputs of the unit (twice where the original's are mixed in), its
-targets, and what a loss asks for besides: nothing of any other unit.
+behind the unit.  Kept, in files (`held`), are the inputs of the unit (twice where the original's
+are mixed in), its targets, and what a loss asks for besides: nothing of any other unit, and in
+memory what one batch makes.
 """
 
 from __future__ import annotations

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from allot.bank import Bank
 from allot.errors import InputError
 from allot.provenance import tensors
+from allot.reconstruct.held import Batches, Held
 from allot.reconstruct.losses import Goal
 from allot.reconstruct.setting import Reconstruction
 from allot.reconstruct.streams import Call, Standins, calls, squared_gradients
 from allot.reconstruct.units import Unit, inside
 from allot.site import Graph
-from allot.task import Inputs, Task, take
+from allot.task import Inputs, Task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,7 +28,7 @@ class Source:
     bank: Bank
     task: Task
     setting: Reconstruction
-    batches: tuple[Inputs, ...]
+    batches: Sequence[Inputs]
     finals: tuple[Tensor, ...]
 
 
@@ -42,9 +43,9 @@ class Work:
 
     source: Source
     unit: Unit
-    calls: tuple[Call, ...] = ()
-    floats: tuple[Call, ...] = ()
-    goals: tuple[Goal, ...]
+    calls: Sequence[Call] = ()
+    floats: Sequence[Call] = ()
+    goals: Sequence[Goal]
     within: tuple[str, ...] = ()
 
 
@@ -52,8 +53,7 @@ def source(bank: Bank, task: Task, setting: Reconstruction, *, seed: int) -> Sou
     """The first samples of the calibration data in batches drawn by seed."""
     samples = min(setting.samples, len(task.calibrate))
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
-    indices = order.split(setting.batch)
-    batches = tuple(take(task.calibrate.inputs, i) for i in indices)
+    batches = Batches(task.calibrate.inputs, order.split(setting.batch))
     finals: tuple[Tensor, ...] = ()
     if setting.loss.whole or setting.loss.weighted:
         with torch.no_grad():
@@ -68,22 +68,34 @@ def work(source: Source, unit: Unit, standins: Standins) -> Work:
     """
     loss = source.setting.loss
     if loss.whole:
-        goals = tuple(Goal(output=f) for f in source.finals)
-        return Work(source=source, unit=unit, goals=goals)
+        finals = tuple(Goal(output=f) for f in source.finals)
+        return Work(source=source, unit=unit, goals=finals)
     within = _points(source.bank.graph, unit) if loss.inner else ()
-    floats = tuple(_entering(source, unit, {}, within))
-    planned = []
-    for i, call in enumerate(_entering(source, unit, standins, within)):
-        _check_shapes(unit, floats[i], call)
-        planned.append(replace(call, output=call.output[:0], inner=()))
-    goals = tuple(Goal(output=c.output, inner=c.inner) for c in floats)
-    if loss.weighted:
-        goals = tuple(_weighted(source, unit, standins, goals))
     mixing = source.setting.float_inputs > 0
+    goals, floats, planned = Held[Goal](), Held[Call](), Held[Call]()
+    shapes = []
+    for call in _entering(source, unit, {}, within):
+        goals.append(Goal(output=call.output, inner=call.inner))
+        shapes.append(_shapes(call))
+        if mixing:
+            floats.append(_entry(call))
+    for i, call in enumerate(_entering(source, unit, standins, within)):
+        _check_shapes(unit, shapes[i], _shapes(call))
+        planned.append(_entry(call))
     return Work(
-        source=source, unit=unit, calls=tuple(planned), floats=floats if mixing else (),
-        goals=goals, within=within,
+        source=source, unit=unit, calls=planned, floats=floats,
+        goals=Held(_weighted(source, unit, standins, goals)) if loss.weighted else goals,
+        within=within,
     )  # fmt: skip
+
+
+def _entry(call: Call) -> Call:
+    """A call without what came of it."""
+    return replace(call, output=call.output.new_empty(0), inner=())
+
+
+def _shapes(call: Call) -> list[torch.Size]:
+    return [x.shape for x in tensors(vars(call))]
 
 
 def until(graph: Graph, unit: Unit, standins: Standins) -> dict[str, nn.Module]:
@@ -107,7 +119,7 @@ def _weighted(
     """Goals with squared gradients of mean 1; all 0 where nothing is lost yet."""
     reached = until(source.bank.graph, unit, standins)
     with source.bank.trial(reached) as model:
-        found = list(squared_gradients(source.task, model, unit, source.batches, source.finals))
+        found = Held(squared_gradients(source.task, model, unit, source.batches, source.finals))
     mean = sum(float(g.double().sum()) for g in found) / sum(g.numel() for g in found)
     for goal, g in zip(goals, found, strict=True):
         yield replace(goal, weight=g / mean if mean > 0 else g)
@@ -119,10 +131,12 @@ def _points(graph: Graph, unit: Unit) -> tuple[str, ...]:
     return tuple(x.norm or x.module for x in graph.layers if x.module in own)
 
 
-def _check_shapes(unit: Unit, original: Call, planned: Call) -> None:
-    for a, b in zip(tensors(vars(original)), tensors(vars(planned)), strict=True):
-        if a.shape != b.shape:
+def _check_shapes(
+    unit: Unit, original: Sequence[torch.Size], planned: Sequence[torch.Size]
+) -> None:
+    for a, b in zip(original, planned, strict=True):
+        if a != b:
             raise InputError(
-                f"the plan leaves out channels or tokens at {unit[0]}: {list(b.shape)} where the "
-                f"original has {list(a.shape)}; reconstruct units whose borders are whole"
+                f"the plan leaves out channels or tokens at {unit[0]}: {list(b)} where the "
+                f"original has {list(a)}; reconstruct units whose borders are whole"
             )

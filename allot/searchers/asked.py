@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from allot.errors import InputError
+from allot.space import Space
 from allot.table import Table
 from allot.trials import Trials
 
@@ -14,11 +15,16 @@ def as_asked(trials: Trials, *, harm: Sequence[Table], seed: int) -> None:
 
     Raises InputError where the target has no kernel for what was asked.
     """
-    for choice in trials.space.choices:
+    available(trials.space)
+    trials.measure([tuple(n - 1 for n in trials.space.counts)])
+
+
+def available(space: Space) -> None:
+    """Raises InputError where the target has no kernel for what was asked at some site."""
+    for choice in space.choices:
         if choice.struck and len(choice.options) == 1:
             label, reason = choice.struck[-1]
             raise InputError(
                 f"{choice.site} cannot be {label}: {reason}; ask for other --bits or take another "
                 "--target"
             )
-    trials.measure([tuple(n - 1 for n in trials.space.counts)])

@@ -14,6 +14,7 @@ from allot import bank_file, part
 from allot.bank import Bank
 from allot.errors import InputError, PlanError
 from allot.in_process import InProcess, Span, Values
+from allot.job import Taken
 from allot.memo import Memo
 from allot.recover import Recovery
 from allot.rewrites.rewrite import rewritten
@@ -29,17 +30,22 @@ class Factory:
 
     source: "digits-resnet", "FILE.py:FUNCTION" (the path must hold where the worker runs), or
     "package.module:function", which is imported and called with the arguments (JSON data).
-    rewrites: what its network then goes through, as JSON data.
+    samples: places of the calibration samples that it takes, None for all.  rewrites: what its
+    network then goes through, as JSON data.
     """
 
     source: str
     seed: int = 0
     arguments: tuple[Any, ...] = ()
+    samples: tuple[int, ...] | None = None
     rewrites: tuple[Any, ...] = ()
 
     def task(self) -> Task:
         """The task; raises InputError where there is none."""
-        return rewritten(self._original(), [part.load(r) for r in self.rewrites])
+        task = self._original()
+        if self.samples is not None:
+            task = Taken(by="", index=self.samples).of(task)
+        return rewritten(task, [part.load(r) for r in self.rewrites])
 
     def _original(self) -> Task:
         module, colon, function = self.source.rpartition(":")
@@ -78,7 +84,8 @@ class Order:
 def load(data: dict[str, Any]) -> Order:
     """The order that `dump` wrote."""
     factory = data["factory"]
-    made = Factory(**{**factory, **{k: tuple(factory[k]) for k in ("arguments", "rewrites")}})
+    lists = {k: tuple(v) for k, v in factory.items() if isinstance(v, list | tuple)}
+    made = Factory(**{**factory, **lists})
     return Order(**{**data, "factory": made, "choices": tuple(data["choices"])})
 
 

@@ -12,7 +12,8 @@ from benchmarks.main import origin as origin
 def run(quick: bool, seed: int) -> dict[str, Figure]:
     """All figures; a quick run takes one network, fewer samples and fewer steps."""
     # the parts are scripts of this package too, and may not be imported with it
-    from benchmarks.quantize import convolutions, languages, outliers, searched
+    from benchmarks.quantize import convolutions, languages, memory, outliers, searched
 
     found = convolutions.run(quick, seed) | languages.run(quick, seed) | outliers.run(quick, seed)
+    found |= memory.run(quick, seed)
     return found if quick else found | searched.run(quick, seed)
