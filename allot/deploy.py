@@ -16,10 +16,13 @@ from allot.deployed import (
     FormattedLayer,
     ScaleShift,
 )
+from allot.deployed_blocks import BlockLayer, LiveEdge
 from allot.errors import ModelError
-from allot.num.formats import rowwise
+from allot.num import blocks
+from allot.num.formats import Int, rowwise
+from allot.num.live_ranges import AtRunTime
 from allot.options.format_layer import FormatLayer
-from allot.options.quantizers import FormattedInput, FormattedOutput
+from allot.options.quantizers import FormattedInput, FormattedOutput, LiveQuantizer
 from allot.options.standins import QuantizedInput, QuantizedLayer, QuantizedOutput
 from allot.site import Graph, Layer
 from allot.sweep import find, left_out, rewrapped, unwrapped
@@ -72,6 +75,9 @@ def _quantized_input(model: nn.Module, layer: Layer, graph: Graph) -> bool:
     kind = QuantizedInput if touch.role == "in" else QuantizedOutput
     module = find(model, touch.module)
     while getattr(module, "is_wrapper", False):
+        if isinstance(module, FormattedInput | FormattedOutput):
+            # ranges of groups of channels meet weights in groups alone
+            return getattr(module.quantizer, "group", 0) <= 0
         if isinstance(module, kind):
             return True
         module = module.inner  # type: ignore[assignment]
@@ -99,20 +105,21 @@ def _deployed(model: nn.Module, layer: Layer, integer: bool) -> nn.Module:
     raise ModelError(f"{layer.module} is a {type(module).__name__}, which has no deployed form")
 
 
-def _formatted(module: FormatLayer, norm: nn.Module | None, *, has_bias: bool) -> FormattedLayer:
-    """The layer with its norm in its scales, or beside them where they cannot take it in."""
+def _formatted(
+    module: FormatLayer, norm: nn.Module | None, *, has_bias: bool
+) -> FormattedLayer | BlockLayer:
+    """The layer with its norm in its scales, or beside them where they cannot take it in; a linear
+    in blocks where there are kernels for its format, else to be expanded."""
     folded = module.affine(*fold_norm(norm, module.inner.weight.shape[0])) if norm else module
     gain = None
     if has_bias and not folded.format.takes_gain:
         gain = torch.ones(len(folded.inner.weight)) if folded.gain is None else folded.gain
-    bias = folded.inner.bias
+    bias = folded.inner.bias.detach() if has_bias and folded.inner.bias is not None else None
+    encoded = folded.encoded()
+    if isinstance(folded.inner, nn.Linear) and folded.up is None and blocks.fits(folded.format):
+        return BlockLayer(folded.inner, encoded=encoded, gain=gain, bias=bias)
     return FormattedLayer(
-        folded.inner,
-        encoded=folded.encoded(),
-        gain=gain,
-        up=folded.up,
-        down=folded.down,
-        bias=bias.detach() if has_bias and bias is not None else None,
+        folded.inner, encoded=encoded, gain=gain, up=folded.up, down=folded.down, bias=bias
     )
 
 
@@ -130,13 +137,10 @@ def _with_edges(module: nn.Module) -> nn.Module:
     for name, child in module._modules.items():
         if child is not None:
             module._modules[name] = _with_edges(child)
-    if isinstance(module, FormattedInput | FormattedOutput):
-        raise ModelError(
-            f"a tensor through a {type(module.quantizer).__name__} has no deployed form; one with "
-            "a single static range of unsigned integers has"
-        )
     if isinstance(module, QuantizedInput | QuantizedOutput):
         role = "in" if isinstance(module, QuantizedInput) else "out"
+        if isinstance(module, FormattedInput | FormattedOutput):
+            return LiveEdge(module.inner, role=role, group=_live(module.quantizer))
         return EdgeQuant(
             module.inner,
             role=role,
@@ -147,11 +151,27 @@ def _with_edges(module: nn.Module) -> nn.Module:
     return module
 
 
-def named_layers(deployed: nn.Module) -> dict[str, FloatLayer | CodedLayer]:
+def _live(quantizer: nn.Module) -> int:
+    """Who shares a range of a quantizer whose ranges are found in the tensor."""
+    if (
+        isinstance(quantizer, LiveQuantizer)
+        and quantizer.grid == Int(bits=8)
+        and quantizer.ranges == AtRunTime()
+        and quantizer.dim == -1
+    ):
+        return quantizer.group
+    raise ModelError(
+        f"a tensor through a {type(quantizer).__name__} has no deployed form; one with a single "
+        "static range of unsigned integers has, and what a linear reads in signed ones of 8 bits "
+        "with ranges found at run time"
+    )
+
+
+def named_layers(deployed: nn.Module) -> dict[str, FloatLayer | CodedLayer | BlockLayer]:
     """Name in the original network -> its deployed layer, in order of the modules."""
     found = {}
     for path, module in deployed.named_modules():
-        if isinstance(module, FloatLayer | CodedLayer):
+        if isinstance(module, FloatLayer | CodedLayer | BlockLayer):
             found[original_name(deployed, path)] = module
     return found
 

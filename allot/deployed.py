@@ -13,12 +13,17 @@ from allot.errors import ModelError
 from allot.num.formats import Encoded, rowwise
 from allot.num.lowrank import half
 from allot.option import Coded
+from allot.options.standins import inner_attribute
 
 
-class _Placed(nn.Module):
-    """A convolution or linear without parameters of its own: where and how it multiplies."""
+class Placed(nn.Module):
+    """A convolution or linear without parameters of its own: where and how it multiplies.
+
+    roles: the tensors that stand for its weight in the exported graph.
+    """
 
     op: str
+    roles: tuple[str, ...] = ("weight",)
 
     def place(self, layer: nn.Conv2d | nn.Linear) -> None:
         """Takes stride, padding, dilation and groups over, in place; refuses padding modes."""
@@ -38,7 +43,7 @@ class _Placed(nn.Module):
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
-class FloatLayer(_Placed):
+class FloatLayer(Placed):
     """A convolution or linear in float with its norm folded: weight [out, ...], bias [out]."""
 
     weight: Tensor
@@ -79,6 +84,11 @@ class FormattedLayer(FloatLayer):
         FloatLayer.__init__(self, layer, weight=weight, bias=bias)
         self.encoded, self.gain, self.factors = encoded, gain, factors
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight: [out, ...]."""
+        return tuple(self.weight.shape)
+
 
 def expanded(encoded: Encoded, gain: Tensor | None, factors: Sequence[Tensor]) -> Tensor:
     """The weight [out, k] that is stored as codes, gain [out] and factors (up, down)."""
@@ -87,7 +97,7 @@ def expanded(encoded: Encoded, gain: Tensor | None, factors: Sequence[Tensor]) -
     return rows + factors[0] @ factors[1] if factors else rows
 
 
-class CodedLayer(_Placed):
+class CodedLayer(Placed):
     """A layer stored as integer codes: codes int8 [out, ...], scale f32 [out] > 0, bias f32 [out].
 
     bits: 2 to 8, of a stored code.  Scales of the plan may be negative; here the sign has moved
@@ -97,6 +107,7 @@ class CodedLayer(_Placed):
     codes: Tensor
     scale: Tensor
     bias: Tensor | None
+    roles: tuple[str, ...] = ("codes", "scale")
 
     def __init__(self, coded: Coded, *, bias: Tensor | None) -> None:
         nn.Module.__init__(self)
@@ -122,17 +133,23 @@ class DeployedLayer(CodedLayer):
         )
         self.zero: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight = _decomposed().dequantize_per_channel(
+    @property
+    def weight(self) -> Tensor:
+        """The weight it computes with; a network's own forward may look at it too."""
+        found: Tensor = _decomposed().dequantize_per_channel(
             self.codes, self.scale, self.zero, 0, -128, 127, torch.int8
         )
-        return self.multiply(x, weight, self.bias)
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.multiply(x, self.weight, self.bias)
 
 
 class ExpandedLayer(CodedLayer):
     """A coded layer that computes in float: stored packed, expanded to a float weight on load."""
 
     weight: Tensor
+    roles = ("weight",)
 
     def __init__(self, coded: Coded, *, bias: Tensor | None) -> None:
         CodedLayer.__init__(self, coded, bias=bias)
@@ -162,7 +179,8 @@ class EdgeQuant(nn.Module):
     """Quantizes and dequantizes the tensor at one boundary of `inner`: role "in" or "out".
 
     Unsigned codes of `bits`, one scale and zero point for the tensor. Codes are 8 bit in the
-    exported graph; fewer bits are a clamp to the range that those codes reach.
+    exported graph; fewer bits are a clamp to the range that those codes reach.  What `inner` has
+    can be read here too.
     """
 
     is_wrapper: ClassVar[bool] = True
@@ -174,6 +192,9 @@ class EdgeQuant(nn.Module):
         self.inner, self.role = inner, role
         self.scale, self.zero_point, self.bits = scale, zero_point, bits
 
+    def __getattr__(self, name: str) -> Any:
+        return inner_attribute(self, name)
+
     def quantize(self, x: Tensor) -> Tensor:
         if self.bits < 8:
             low, high = -self.zero_point, 2**self.bits - 1 - self.zero_point
@@ -182,10 +203,10 @@ class EdgeQuant(nn.Module):
         grid = (self.scale, self.zero_point, 0, 255, torch.uint8)
         return ops.dequantize_per_tensor(ops.quantize_per_tensor(x, *grid), *grid)
 
-    def forward(self, x: Tensor, *rest: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         if self.role == "in":
-            return self.inner(self.quantize(x), *rest)
-        return self.quantize(self.inner(x, *rest))
+            return self.inner(self.quantize(inputs[0]), *inputs[1:], **named)
+        return self.quantize(self.inner(*inputs, **named))
 
 
 def _decomposed() -> Any:

@@ -11,22 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from allot.errors import MissingError, ModelError
+from allot.onnx_live import UNSCALED, resolve
 from allot.quiet import quiet
 from allot.task import Inputs
 
 OPSET = 18
+# elements of a constant that may take the place of what computes it
+_SMALL = 16
 
 
 def to_onnx(
     deployed: nn.Module,
     example: Inputs,
     *,
-    input_names: Sequence[str] = ("input",),
+    input_names: Sequence[str] = (),
     output_names: Sequence[str] = ("output",),
 ) -> bytes:
     """The network as ONNX bytes with a free batch size; tensors keep their names of state_dict.
 
-    example: a batch of at least two samples (one would be frozen into the file).
+    example: a batch of at least two samples (one would be frozen into the file).  input_names:
+    "input" for a tensor and the keys of a dict where none are given.
     Raises ModelError where torch cannot export the network, MissingError without onnxscript.
     """
     # its operators must be known before the exporter lists what it can translate
@@ -37,8 +41,9 @@ def to_onnx(
     named = {} if isinstance(example, Tensor) else example
     batch = torch.export.Dim.DYNAMIC
     free: Any = ({0: batch},) if args else {k: {0: batch} for k in named}
+    names = input_names or (("input",) if args else tuple(named))
     with quiet("torch.onnx", level=logging.ERROR):
-        program = _export(model, args, named, free, input_names, output_names)
+        program = _export(model, args, named, free, names, output_names)
         if program is None:
             raise ModelError("torch exported no ONNX program for this network")
         return _tidied(program.model, set(model.state_dict()))
@@ -84,6 +89,7 @@ def _tidied(model: Any, state: set[str]) -> bytes:
         return False if any(x is not None and x.name in state for x in node.inputs) else None
 
     _drop_empty_casts(model)
+    resolve(model)
     steps = (
         passes.InlinePass(),
         passes.RemoveUnusedNodesPass(),
@@ -96,7 +102,8 @@ def _tidied(model: Any, state: set[str]) -> bytes:
         passes.OutputFixPass(),
         passes.NameFixPass(),
     )
-    onnxscript.optimizer.fold_constants(model, should_fold=foldable)
+    # larger tables (of rotary places, say) are computed on load: nobody counts them as weights
+    onnxscript.optimizer.fold_constants(model, should_fold=foldable, output_size_limit=_SMALL)
     onnx_ir.passes.Sequential(*steps)(model)
     model.producer_name, model.producer_version = "allot", ""
     return onnx.ModelProto.SerializeToString(onnx_ir.to_proto(model), deterministic=True)
@@ -136,7 +143,8 @@ def tap(onnx: bytes, layers: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
         for node in proto.graph.node:
             if name in node.input:
                 name = node.output[0]
-                if node.op_type not in ("DequantizeLinear", "Transpose"):
+                between = node.op_type in ("DequantizeLinear", "Transpose")
+                if not between and not name.endswith(UNSCALED):
                     found[layer] = name
                     break
     known = {x.name for x in proto.graph.output}

@@ -33,6 +33,10 @@ class Statistic(Part):
 Stats = Mapping[Statistic, Tensor]
 
 
+# how the ranges of a tensor between layers are found
+FIXED, LIVE, GROUPS, OTHER = "fixed", "live", "live groups", "other"
+
+
 class Stores(Protocol):
     """How a weight matrix is stored: exact bytes, and whether scales take in a factor per row."""
 
@@ -51,8 +55,11 @@ class Effect:
     row (output channel) of a weight.  gone: the layers are not there, they cost no bytes and no
     MACs.  tokens: share of the tokens that arrive which go on, as `kept_tokens` counts them; MACs
     follow their number, bytes do not.  stores: what counts the bytes of a weight [rows, k] where
-    bits and scales per row do not say it all.  fixed: codes are whole numbers with scales that are
-    known beforehand, one for a tensor: what integer kernels take.
+    bits and scales per row do not say it all.  ranges: how those of a tensor are found: FIXED
+    (known beforehand, one for the tensor, of unsigned integers), LIVE (in signed integers, of a
+    token or a sample when it comes), GROUPS (the same, of `group` neighbouring channels), or OTHER,
+    for which there are no integer kernels.  group: of a weight, the integers that share a scale
+    where kernels of linears compute from them, else 0.
     """
 
     stored_bits: float = 32.0
@@ -62,7 +69,8 @@ class Effect:
     gone: bool = False
     tokens: float = 1.0
     stores: Stores | None = None
-    fixed: bool = True
+    ranges: str = FIXED
+    group: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

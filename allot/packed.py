@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from allot import packed_format
+from allot import entropy_coding, packed_format
 from allot.deploy import named_layers
 from allot.deployed import CodedLayer, ExpandedLayer, FloatLayer, FormattedLayer
-from allot.errors import ArtefactError, JobError
+from allot.deployed_blocks import BlockLayer
+from allot.errors import ArtefactError
 from allot.files import json_bytes
 from allot.num import pack as bits_of
 from allot.onnx_graph import load_proto
@@ -33,7 +34,7 @@ REST = "*"
 _SMALL = 16
 
 Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+Stored = FloatLayer | CodedLayer | BlockLayer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +84,13 @@ def pack(onnx: bytes, deployed: nn.Module, graph: Graph) -> Packed:
     proto = load_proto(onnx)
     tensors = {t.name: t for t in proto.graph.initializer}
     paths = {id(m): path for path, m in deployed.named_modules()}
-    payload: dict[str, Bytes] = {}
-    layout: list[dict[str, Any]] = []
-    for name, layer in named_layers(deployed).items():
-        entry = _layer_entry(name, paths[id(layer)], layer)
-        _expect(entry, tensors)
-        payload[name] = _layer_payload(layer)
-        layout.append(entry)
+    held = stored(deployed)
+    layout, payload = (
+        [e for e, _ in held.values()],
+        {name: data for name, (_, data) in held.items()},
+    )
+    for entry in layout:
+        packed_format.expect(entry, tensors)
     taken = {t for e in layout for t in e["into"].values()}
     zeros = {f"{paths[id(m)]}.zero" for m in named_layers(deployed).values()}
     keep = set(deployed.state_dict())
@@ -102,10 +103,17 @@ def pack(onnx: bytes, deployed: nn.Module, graph: Graph) -> Packed:
     for t in [*(tensors[n] for n in taken), *rest]:
         _empty(t)
     return Packed(
-        weights=_safetensors(payload, header_bytes(graph) - 8),
+        weights=safetensors(payload, header_bytes(graph) - 8),
         graph=proto.SerializeToString(deterministic=True),
         layout=json_bytes({"version": VERSION, "tensors": layout}),
     )
+
+
+def stored(deployed: nn.Module) -> dict[str, tuple[dict[str, Any], Bytes]]:
+    """Layer -> its entry of layout.json and its packed bytes."""
+    paths = {id(m): path for path, m in deployed.named_modules()}
+    layers = named_layers(deployed).items()
+    return {n: (_layer_entry(n, paths[id(m)], m), _layer_payload(m)) for n, m in layers}
 
 
 def layer_tensors(deployed: nn.Module) -> dict[str, str]:
@@ -114,20 +122,20 @@ def layer_tensors(deployed: nn.Module) -> dict[str, str]:
     found = {}
     for name, layer in named_layers(deployed).items():
         into = _layer_entry(name, paths[id(layer)], layer)["into"]
-        found[name] = into.get("bias") or into.get("weight") or into["codes"]
+        found[name] = into.get("bias") or next(iter(into.values()))
     return found
 
 
-def _layer_entry(name: str, path: str, layer: FloatLayer | CodedLayer) -> dict[str, Any]:
+def _layer_entry(name: str, path: str, layer: Stored) -> dict[str, Any]:
     dot = f"{path}." if path else ""
     coded = isinstance(layer, CodedLayer)
     whole = isinstance(layer, FloatLayer | ExpandedLayer)
-    into = {"weight": f"{dot}weight"} if whole else {r: f"{dot}{r}" for r in ("codes", "scale")}
+    into = {r: f"{dot}{r}" for r in layer.roles}
     if layer.bias is not None:
         into["bias"] = f"{dot}bias"
-    weight = layer.codes if isinstance(layer, CodedLayer) else layer.weight
-    if isinstance(layer, FormattedLayer):
+    if isinstance(layer, FormattedLayer | BlockLayer):
         return {"name": name, "into": into, **packed_format.entry(layer)}
+    weight = layer.codes if isinstance(layer, CodedLayer) else layer.weight
     return {
         "name": name,
         "bits": layer.bits if isinstance(layer, CodedLayer) else 32,
@@ -137,17 +145,9 @@ def _layer_entry(name: str, path: str, layer: FloatLayer | CodedLayer) -> dict[s
     }
 
 
-def _expect(entry: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-    shape = entry["shape"]
-    for role, name in entry["into"].items():
-        want = shape if role in ("weight", "codes") else shape[:1]
-        if name not in tensors or list(tensors[name].dims) != want:
-            raise JobError(f"the exported graph has no tensor {name} of shape {want}")
-
-
-def _layer_payload(layer: FloatLayer | CodedLayer) -> Bytes:
+def _layer_payload(layer: Stored) -> Bytes:
     bias = [] if layer.bias is None else [layer.bias.numpy()]
-    if isinstance(layer, FormattedLayer):
+    if isinstance(layer, FormattedLayer | BlockLayer):
         return _joined([*packed_format.payload(layer), *bias])
     if isinstance(layer, FloatLayer):
         return _joined([layer.weight.numpy(), *bias])
@@ -180,7 +180,7 @@ def _empty(tensor: Any) -> None:
         tensor.ClearField(field)
 
 
-def _safetensors(payload: Mapping[str, Bytes], room: int) -> bytes:
+def safetensors(payload: Mapping[str, Bytes], room: int) -> bytes:
     """The file format by hand (8 bytes of length, JSON, data): the library pads no header."""
     at, entries = 0, []
     for name, data in payload.items():
@@ -218,7 +218,7 @@ def _filled(proto: Any, payload: Mapping[str, Bytes], layout: list[dict[str, Any
             values = {"raw": data[at : at + entry["bytes"]]}
             at += entry["bytes"]
         else:
-            values = layer_values(entry, data)
+            values = layer_values(entry, entropy_coding.plain(entry, data))
         for role, name in entry["into"].items():
             tensors[name].raw_data = values[role].tobytes()
     return bytes(proto.SerializeToString(deterministic=True))

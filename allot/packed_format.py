@@ -12,24 +12,26 @@ from torch import Tensor
 
 from allot import part
 from allot.deployed import FormattedLayer, expanded
-from allot.num import packing
+from allot.deployed_blocks import BlockLayer
+from allot.errors import JobError
+from allot.num import blocks, packing
 from allot.option import count
 
 Bytes = NDArray[np.uint8]
 
 
-def entry(layer: FormattedLayer) -> dict[str, Any]:
+def entry(layer: FormattedLayer | BlockLayer) -> dict[str, Any]:
     """What is to be known of a layer to read its bytes, as JSON data."""
     return {
         "kind": "format",
         "format": layer.encoded.format.dump(),
         "rank": layer.factors[0].shape[1] if layer.factors else 0,
         "gain": layer.gain is not None,
-        "shape": list(layer.weight.shape),
+        "shape": list(layer.shape),
     }
 
 
-def payload(layer: FormattedLayer) -> list[NDArray[Any]]:
+def payload(layer: FormattedLayer | BlockLayer) -> list[NDArray[Any]]:
     """Codes and scales, factors in half precision, gain: in the order in which they are stored."""
     gain = [] if layer.gain is None else [layer.gain.numpy()]
     factors = [f.numpy().astype(np.float16) for f in layer.factors]
@@ -37,7 +39,7 @@ def payload(layer: FormattedLayer) -> list[NDArray[Any]]:
 
 
 def values(entry: Mapping[str, Any], data: Bytes) -> dict[str, NDArray[Any]]:
-    """weight and, where the layer has one, bias.
+    """What the file holds of a layer: its weight, or blocks, scales and zeros; and its bias.
 
     Raises ValueError for bytes of another length, PlanError for a format that allot does not have.
     """
@@ -52,9 +54,28 @@ def values(entry: Mapping[str, Any], data: Bytes) -> dict[str, NDArray[Any]]:
     found = dict(zip(named, floats.reshape(len(named), rows), strict=True))
     factors = _factors(data[whole : whole + halves], rows, k, rank)
     gain = torch.from_numpy(found["gain"].copy()) if "gain" in found else None
-    weight = expanded(packing.unpacked(data[:whole], fmt, rows, k), gain, factors)
+    encoded = packing.unpacked(data[:whole], fmt, rows, k)
     bias = {"bias": found["bias"]} if "bias" in found else {}
-    return {"weight": weight.numpy().reshape(shape), **bias}
+    if "blocks" in entry["into"]:
+        return {**blocks.blocks(encoded, gain=gain), **bias}
+    return {"weight": expanded(encoded, gain, factors).numpy().reshape(shape), **bias}
+
+
+def expect(entry: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+    """Raises JobError where a graph lacks a tensor of a layer, or has it in another shape."""
+    shapes = dims(entry)
+    for role, name in entry["into"].items():
+        if name not in tensors or list(tensors[name].dims) != shapes[role]:
+            raise JobError(f"the exported graph has no tensor {name} of shape {shapes[role]}")
+
+
+def dims(entry: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Role -> shape of every tensor of the graph that a layer's bytes go into."""
+    shape = entry["shape"]
+    found = {"weight": shape, "codes": shape, "scale": shape[:1], "bias": shape[:1]}
+    if "blocks" in entry["into"]:
+        found |= blocks.dims(part.load(entry["format"]), *shape)
+    return found
 
 
 def _factors(data: Bytes, rows: int, k: int, rank: int) -> tuple[Tensor, ...]:

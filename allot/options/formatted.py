@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from allot.errors import InputError
+from allot.num.blocks import fits
 from allot.num.clipping import PNorm
 from allot.num.formats import Format
 from allot.num.gram import curvature
@@ -35,7 +36,8 @@ class Formatted(Option):
     Yao et al. 2023; here of least output error on the calibration data); 0 for none.  name: as
     users type it.
 
-    It computes in float, expanded when the network is loaded.
+    It computes in float, expanded when the network is loaded; a linear in groups of integers from
+    its codes, where the runtime has kernels (`num.blocks`).
     """
 
     kind: ClassVar[str] = "weight"
@@ -57,7 +59,9 @@ class Formatted(Option):
     def effect(self, site: Site) -> Effect:
         if self.format is None:
             return Effect()
-        return Effect(stored_bits=self.format.grid.width, compute_bits=32, stores=self)
+        blocks = self.rank == 0 and fits(self.format)
+        group = self.format.group if blocks else 0
+        return Effect(stored_bits=self.format.grid.width, compute_bits=32, stores=self, group=group)
 
     def stored_bytes(self, rows: int, k: int) -> int:
         """Bytes of codes, scales and factors for a weight [rows, k]."""

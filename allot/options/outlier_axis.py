@@ -12,7 +12,7 @@ from allot.errors import DataError, InputError
 from allot.num.affine import Range, covering
 from allot.num.clusters import clustered, spread
 from allot.num.formats import Grid
-from allot.option import Effect, Option, Statistic, Stats
+from allot.option import OTHER, Effect, Option, Statistic, Stats
 from allot.options.quantizers import PlaceQuantizer, StaticQuantizer, at_edge
 from allot.options.ranges_seen import not_finite
 from allot.options.tensors import channel_dim, grid_label
@@ -76,7 +76,7 @@ class OutlierAxis(Option):
     def effect(self, site: Site) -> Effect:
         if self.grid is None:
             return Effect()
-        return Effect(stored_bits=self.grid.width, compute_bits=self.grid.width, fixed=False)
+        return Effect(stored_bits=self.grid.width, compute_bits=self.grid.width, ranges=OTHER)
 
     def needs(self, site: Site, graph: Graph) -> tuple[Statistic, ...]:
         if self.grid is None:

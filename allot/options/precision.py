@@ -169,5 +169,6 @@ def space(graph: Graph, target: Target) -> Space:
         else:
             widths = sorted(target.activation_bits(), reverse=True)
             options = tuple(Activation(bits=b) for b in (32, *widths))
-        choices.append(Choice(site=site.name, options=options))
+        tied = target.tied(site, graph)
+        choices.append(Choice(site=site.name, options=options, tied=tied))
     return Space(graph=graph, choices=tuple(choices))

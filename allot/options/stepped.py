@@ -12,7 +12,7 @@ from torch import nn
 from allot.errors import InputError
 from allot.num.activation_ranges import ActivationRange, Seen
 from allot.num.formats import Grid
-from allot.option import Effect, Option, Statistic, Stats
+from allot.option import OTHER, Effect, Option, Statistic, Stats
 from allot.options.quantizers import SteppedQuantizer, at_edge
 from allot.options.tensors import grid_label
 from allot.site import Graph, Site, Touch
@@ -51,7 +51,7 @@ class Stepped(Option):
     def effect(self, site: Site) -> Effect:
         if self.grid is None:
             return Effect()
-        return Effect(stored_bits=self.grid.width, compute_bits=self.grid.width, fixed=False)
+        return Effect(stored_bits=self.grid.width, compute_bits=self.grid.width, ranges=OTHER)
 
     def needs(self, site: Site, graph: Graph) -> tuple[Statistic, ...]:
         return ()

@@ -15,7 +15,7 @@ from allot.num.activation_ranges import ActivationRange, Seen, Shrink
 from allot.num.formats import Float32, Grid, Int, UInt
 from allot.num.live_ranges import AtRunTime
 from allot.num.minifloat import Minifloat
-from allot.option import Effect, Option, Statistic, Stats
+from allot.option import FIXED, GROUPS, LIVE, OTHER, Effect, Option, Statistic, Stats
 from allot.options.narrow import positions
 from allot.options.precision import Values
 from allot.options.quantizers import LiveQuantizer, StaticQuantizer, at_edge
@@ -77,11 +77,18 @@ class ActivationFormat(Option):
     def effect(self, site: Site) -> Effect:
         if self.grid is None:
             return Effect()
-        one = self.sharing == PerTensor() and isinstance(self.ranges, ActivationRange)
-        width = self.grid.width
+        width, live = self.grid.width, isinstance(self.ranges, AtRunTime)
+        group = max(self.sharing.group, 0) if live else 0
         return Effect(
-            stored_bits=width, compute_bits=width, fixed=one and isinstance(self.grid, UInt)
+            stored_bits=width, compute_bits=width, ranges=self._found(self.grid), group=group
         )
+
+    def _found(self, grid: Grid) -> str:
+        """How ranges are found, as a bill says it."""
+        if self.ranges == AtRunTime() and isinstance(grid, Int):
+            return GROUPS if self.sharing.group > 0 else LIVE
+        one = self.sharing == PerTensor() and isinstance(self.ranges, ActivationRange)
+        return FIXED if one and isinstance(grid, UInt) else OTHER
 
     def needs(self, site: Site, graph: Graph) -> tuple[Statistic, ...]:
         """Raises InputError where groups or parts do not fit the channels."""

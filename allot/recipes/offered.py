@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from allot.num.clipping import PNorm
 from allot.num.formats import Float16, Format, Int, UInt
@@ -13,12 +13,12 @@ from allot.num.rounding import Gptq, Rounding
 from allot.option import Option
 from allot.options.formatted import Formatted
 from allot.options.precision import Activation, Weight
-from allot.options.sharing import PerGroup
+from allot.options.sharing import PerGroup, PerToken
 from allot.options.tensors import ActivationFormat
 from allot.recipes.bits import Bits
 from allot.recover import Recovery
-from allot.scheme import Scheme
-from allot.site import Graph
+from allot.scheme import Rule, Scheme
+from allot.site import Graph, Site
 from allot.space import Choice, Space
 from allot.target import Target
 
@@ -59,16 +59,36 @@ def integers(
     )  # fmt: skip
 
 
-def tensors(bits: Bits) -> Option | None:
+def tensors(bits: Bits) -> Option | Rule | None:
     """Tensors between layers: one static range; where weights are in groups, ranges of groups of
-    channels found at run time, but for 8 bits; None where they stay in float."""
+    channels found at run time; where it is asked for, ranges of tokens; None where they stay in
+    float.
+
+    8 bits and tokens are signed, as kernels of linears find them; what convolutions read has one
+    static range then.
+    """
     if bits.floats:
         return None
-    if bits.activation == 8 or not bits.group:
-        return Activation(bits=bits.activation)
-    return ActivationFormat(
-        grid=UInt(bits=bits.activation), sharing=PerGroup(size=bits.group), ranges=AtRunTime()
-    )
+    static = Activation(bits=bits.activation)
+    if not (bits.group or bits.token):
+        return static
+    sharing = PerGroup(size=bits.group) if bits.group else PerToken()
+    signed = bits.activation == 8 or bits.token
+    grid = Int(bits=bits.activation) if signed else UInt(bits=bits.activation)
+    live = ActivationFormat(grid=grid, sharing=sharing, ranges=AtRunTime())
+    return BeforeLinears(linear=live, other=static) if signed else live
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeforeLinears:
+    """One option for what linears alone read, another for all else."""
+
+    linear: Option
+    other: Option
+
+    def __call__(self, site: Site, graph: Graph) -> Option:
+        ops = {graph.layer(m).op for m in site.reach}
+        return self.linear if ops == {"linear"} else self.other
 
 
 def space(

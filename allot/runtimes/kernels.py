@@ -8,7 +8,8 @@ from importlib import metadata, util
 from typing import ClassVar
 
 from allot.errors import MissingError
-from allot.option import Option
+from allot.num.blocks import SIZES
+from allot.option import FIXED, GROUPS, OTHER, Effect, Option
 from allot.site import Graph, Site
 from allot.target import Session, Target, Workload
 
@@ -18,10 +19,11 @@ CHANNELS = 8
 def can(option: Option, site: Site, graph: Graph, *, name: str) -> str:
     """ "" where a CPU runtime runs the option, else why not.
 
-    Weights of 2 to 8 bits are stored packed and expanded to int8, for which there are kernels, or
-    to float where they are on another format;
-    tensors between layers are 8-bit integers or float; channels come in groups of 8.  A block that
-    is left out needs no kernel; tokens are left out by TopK and GatherElements, which both have.
+    Weights of 2 to 8 bits are stored packed: linears compute from integers in groups as they are,
+    others are expanded to int8, for which there are kernels, or to float where they are on another
+    format; tensors between layers are 8-bit integers or float; channels come in groups of 8.  A
+    block that is left out needs no kernel; tokens are left out by TopK and GatherElements, which
+    both have.
     """
     if option.is_original:
         return ""
@@ -30,15 +32,30 @@ def can(option: Option, site: Site, graph: Graph, *, name: str) -> str:
         fits = 2 <= effect.stored_bits <= 8
         return "" if fits else f"{name} stores weights of 2 to 8 bits"
     if option.kind == "activation":
-        if not effect.fixed:
-            return f"{name} takes tensors of one range that is known beforehand"
-        return "" if effect.compute_bits == 8 else f"{name} computes with 8-bit integers only"
+        if effect.compute_bits != 8:
+            return f"{name} computes with 8-bit integers only"
+        return ranges(effect, site, graph, name=name)
     if option.kind in ("block", "tokens"):
         return ""
     if option.kind == "channels":
         step = channel_step(site.shape[0])
         return "" if effect.keep % step == 0 else f"{name} keeps channels in multiples of {step}"
     return f"{name} has no kernel for {option.kind} options"
+
+
+def ranges(effect: Effect, site: Site, graph: Graph, *, name: str) -> str:
+    """ "" where a tensor's ranges can be found as an option wants them, else why not."""
+    if effect.ranges == OTHER:
+        return (
+            f"{name} takes tensors of one range that is known beforehand, or signed integers with "
+            "ranges found at run time"
+        )
+    ops = {graph.layer(m).op for m in site.reach}
+    if effect.ranges != FIXED and ops != {"linear"}:
+        return f"{name} finds ranges at run time for what linears alone read"
+    if effect.ranges == GROUPS and effect.group not in SIZES:
+        return f"{name} finds ranges of {', '.join(map(str, SIZES))} channels, not {effect.group}"
+    return ""
 
 
 def channel_step(size: int) -> int:

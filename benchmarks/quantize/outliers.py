@@ -115,7 +115,9 @@ def nearest(name: str, bits: Bits) -> Scheme:
     """Ranges of least squared error, every weight to the nearest code, nothing repaired."""
     places = FIRST if name.startswith("vit") else ()
     weight = integers(bits, rounding=Nearest())
-    return Scheme(weight=weight, activation=tensors(bits), places=places, recovery=NOTHING)
+    # the question is what rewrites do for static ranges
+    activation = Activation(bits=8) if bits == W4A8 else tensors(bits)
+    return Scheme(weight=weight, activation=activation, places=places, recovery=NOTHING)
 
 
 def in_order(name: str, *rewrites: Rewrite) -> Scheme:
