@@ -52,3 +52,11 @@ def test_the_first_difference_is_the_first_in_order() -> None:
     assert "b" == first_difference(found)
     assert "c" == first_difference(found, most=0.5)
     assert "" == first_difference({"a": 1e-4})
+
+
+def test_of_tokens_every_one_has_an_answer() -> None:
+    simulated = logits().view(20, 10, 10)
+    other = simulated.clone()
+    other[3, 4] = -other[3, 4]
+    found = parity(simulated, other, divergence=lambda a, b: torch.zeros(len(a)))
+    assert 1 - 1 / 200 == pytest.approx(found.argmax_agreement)

@@ -11,12 +11,13 @@ from typing import Any
 from allot.errors import ArtefactError
 
 VERSION = 1
+NOISE = "noise.json"
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """The contents of summary.json, front.json, certificate.json and harm.json of one run.
+    """The contents of a run's summary.json, front.json, certificate.json, harm.json, noise.json.
 
     name: what the run is called in a comparison (its folder).  Sizes in bytes, times in seconds,
     divergences in nats, metrics in [0, 1], drops and bounds in points of the metric.
@@ -27,6 +28,7 @@ class ReportData:
     front: Row = field(default_factory=dict)
     certificate: Row = field(default_factory=dict)
     harm: Row = field(default_factory=dict)
+    noise: Row = field(default_factory=dict)
 
     @property
     def points(self) -> Sequence[Row]:
@@ -97,6 +99,7 @@ def read(folder: Path) -> ReportData:
         front=_json(folder / "front.json"),
         certificate=_json(folder / "certificate.json"),
         harm=_json(folder / "harm.json"),
+        noise=_json(folder / NOISE),
     )
 
 

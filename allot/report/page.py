@@ -11,6 +11,7 @@ from allot.report.headline import headline
 from allot.report.heat import harm_section
 from allot.report.layers import along_section, layers_section
 from allot.report.making import making_section
+from allot.report.noise import noise_section
 from allot.report.proof import certificate_section, table_section
 from allot.report.text import esc
 
@@ -25,6 +26,7 @@ def render(data: ReportData) -> str:
         harm_section(data),
         table_section(data),
         certificate_section(data),
+        noise_section(data),
         making_section(data),
     )
     return page(title=f"{data.task} · allot", body="\n".join(sections))

@@ -46,6 +46,16 @@ def seconds(s: float | None) -> str:
     return NOTHING
 
 
+def joules(e: float | None) -> str:
+    """An energy: 0.00612 -> "6.12 mJ"."""
+    if e is None or not known(e):
+        return NOTHING
+    for factor, unit in ((1.0, "J"), (1e3, "mJ"), (1e6, "µJ")):
+        if e * factor >= 1 or unit == "µJ":
+            return f"{figures(e * factor)} {unit}"
+    return NOTHING
+
+
 def count(n: float | None) -> str:
     """A large count with a prefix: 2.61e9 -> "2.61 G"."""
     if n is None or not known(n):
