@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from allot.option import Effect, Option, Stores, count, kept_tokens
+from allot.option import GROUPS, LIVE, Effect, Option, Stores, count, kept_tokens
 from allot.site import Graph, Layer, Site, Touch
 from allot.space import Choice, Point, Space
 from allot.table import Table, Term
@@ -37,6 +37,8 @@ class LayerState:
     tokens: int = 1
     all_tokens: int = 1
     stores: Stores | None = None
+    block: tuple[int, ...] = ()
+    live: bool = False
     gone: bool = False
 
     @property
@@ -150,21 +152,42 @@ def _state(graph: Graph, layer: Layer, parts: Sequence[_Part]) -> LayerState:
     effects = {name: e for part, _ in parts for name, e in part.items()}
     weight = effects.get(f"{layer.module}.weight")
     entering = effects.get(layer.input)
-    ins = layer.weight[1] if layer.groups == 1 else layer.weight[0]
+    outs = layer.weight[0] - sum(lost["out"] for _, lost in parts)
+    # the groups of a grouped convolution go with their outputs
+    ins = layer.weight[1] * layer.groups * outs // layer.weight[0]
+    if layer.groups == 1:
+        ins = layer.weight[1] - sum(lost["in"] for _, lost in parts)
     every, left = _tokens(graph, layer, effects)
+    weight, entering = weight or Effect(), entering or Effect()
+    weight_bits, input_bits = _computed(layer, weight, entering)
+    block = (int(weight.stored_bits), weight.group)
     return LayerState(
         layer=layer,
-        stored_bits=weight.stored_bits if weight else 32,
-        row_bytes=weight.row_bytes if weight else 0,
-        weight_bits=weight.compute_bits if weight else 32,
-        input_bits=entering.compute_bits if entering else 32,
-        ins=ins - sum(lost["in"] for _, lost in parts),
-        outs=layer.weight[0] - sum(lost["out"] for _, lost in parts),
+        stored_bits=weight.stored_bits,
+        row_bytes=weight.row_bytes,
+        weight_bits=weight_bits,
+        input_bits=input_bits,
+        ins=ins,
+        outs=outs,
         tokens=left,
         all_tokens=every,
-        stores=weight.stores if weight else None,
+        stores=weight.stores,
+        block=block if weight.group and layer.op == "linear" else (),
+        live=entering.ranges in (LIVE, GROUPS),
         gone=any(e.gone for e in effects.values()),
     )
+
+
+def _computed(layer: Layer, weight: Effect, entering: Effect) -> tuple[float, float]:
+    """Bits in which weight and input are computed with.
+
+    Groups of input and weight are multiplied as integers where they are the same, else as floats.
+    """
+    if entering.ranges != GROUPS:
+        return weight.compute_bits, entering.compute_bits
+    if weight.group == entering.group and layer.op == "linear":
+        return weight.stored_bits, entering.compute_bits
+    return 32.0, 32.0
 
 
 def _tokens(graph: Graph, layer: Layer, effects: Mapping[str, Effect]) -> tuple[int, int]:

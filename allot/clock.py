@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from allot import latency
 from allot.bank import Bank
 from allot.deploy import deploy
+from allot.latency import LatencyTable
 from allot.latency_model import Fit, crossings, fit, layer_sums, probes, table
+from allot.layer_times import measure, needed
 from allot.memo import Memo
 from allot.onnx_graph import to_onnx
+from allot.site import Graph
 from allot.space import Point, Space
 from allot.table import Table
 from allot.target import Arrays, Target, Workload
@@ -41,10 +44,20 @@ class Clock:
     """Times plans of one space in one target; nothing is timed twice in one job."""
 
     def __init__(
-        self, task: Task, bank: Bank, *, target: Target, workload: Workload, memo: Memo
+        self,
+        task: Task,
+        bank: Bank,
+        *,
+        target: Target,
+        workload: Workload,
+        memo: Memo,
+        reference: tuple[Task, Graph] | None = None,
     ) -> None:
+        """reference: the network before any rewrite and its trace, where it is not the bank's."""
         self.task, self.bank, self.target, self.workload = task, bank, target, workload
-        self.memo = memo
+        self.memo, self._reference = memo, reference
+        # layers that were timed before, in this place
+        self.known: LatencyTable | None = None
         self._originals: list[float] = []
         self._original_file = b""
 
@@ -54,9 +67,16 @@ class Clock:
         return to_onnx(deploy(planned, self.bank.graph), self.task.example())
 
     def original(self) -> bytes:
-        """The ONNX file of the float original."""
-        self._original_file = self._original_file or self.exported({})
+        """The ONNX file of the float original, as it was before any rewrite."""
+        if not self._original_file:
+            self._original_file = self.exported({}) if self._reference is None else self._before()
         return self._original_file
+
+    def _before(self) -> bytes:
+        assert self._reference is not None
+        task, graph = self._reference
+        model = copy.deepcopy(task.model).eval().requires_grad_(False)
+        return to_onnx(deploy(model, graph), task.example())
 
     def times(
         self, plans: Mapping[str, Mapping[str, nn.Module]], *, rounds: int = _ROUNDS
@@ -98,12 +118,13 @@ class Clock:
 
         Every layer alone, then a few whole networks to find the scale; see `latency_model`.
         """
-        wanted = latency.needed(space, self.target)
-        alone = latency.measure(
+        wanted = needed(space, self.target)
+        alone = measure(
             wanted,
             target=self.target,
             workload=self.workload,
             memo=self.memo,
+            known=self.known,
             progress=lambda done, total: progress(0.6 * done / total),
         )
         generator = torch.Generator().manual_seed(seed)

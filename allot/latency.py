@@ -1,29 +1,23 @@
-"""Latency: seconds of single layers, measured once per distinct shape in the target and frozen."""
+"""Latency: seconds of single layers by shape and format, as a frozen table that can be reused."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import platform
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from allot.bill import LayerState, states
+from allot.bill import LayerState
 from allot.errors import ArtefactError
-from allot.memo import Memo
+from allot.processor import device, instructions
 from allot.site import Layer
-from allot.space import Space
-from allot.target import Session, Target, Workload
+from allot.target import Target, Workload
 
-VERSION = 1
-_MOST = 150
-_SECONDS = 0.06
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -33,6 +27,8 @@ class Signature:
     depth: input channels per group of a grouped convolution, 0 for a dense one.  kernel, stride,
     padding, dilation: of a convolution.  size: of the input behind the channels [h, w]; of a
     linear layer, what stands before them.  integer: computes in int8, reads and writes uint8.
+    block: (bits, group, 1 where the input is put on integers too) of a linear from integers in
+    groups, which reads and writes floats; else ().
     """
 
     op: str
@@ -45,6 +41,7 @@ class Signature:
     dilation: tuple[int, ...]
     size: tuple[int, ...]
     integer: bool
+    block: tuple[int, ...] = ()
 
     @property
     def family(self) -> Signature:
@@ -65,7 +62,9 @@ class Entry:
     n: int
 
 
-def signature(layer: Layer, *, ins: int, outs: int, integer: bool) -> Signature:
+def signature(
+    layer: Layer, *, ins: int, outs: int, integer: bool, block: tuple[int, ...] = ()
+) -> Signature:
     """The signature of a layer narrowed to `ins` and `outs` channels."""
     linear = layer.op == "linear"
     return Signature(
@@ -79,18 +78,27 @@ def signature(layer: Layer, *, ins: int, outs: int, integer: bool) -> Signature:
         dilation=tuple(layer.dilation),
         size=tuple(layer.in_shape[:-1] if linear else layer.in_shape[1:]),
         integer=integer,
+        block=block,
     )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LatencyTable:
-    """Frozen measurements of one runtime on one device for one workload."""
+    """Frozen measurements of one runtime on one device for one workload.
+
+    target, runtime: its name, and the library with its version.  instructions: of the device,
+    those that kernels are chosen by.  crossing_s: seconds per element of a tensor that goes from
+    floats to codes or back.
+    """
 
     device: str
     runtime: str
     batch: int
     threads: int
     entries: Mapping[Signature, Entry]
+    target: str = ""
+    instructions: tuple[str, ...] = ()
+    crossing_s: float = 0.0
 
     @cached_property
     def digest(self) -> str:
@@ -98,9 +106,16 @@ class LatencyTable:
 
     @property
     def _data(self) -> dict[str, Any]:
-        rows = [[asdict(s), asdict(e)] for s, e in sorted(self.entries.items())]
-        head = {"device": self.device, "runtime": self.runtime}
-        return {**head, "batch": self.batch, "threads": self.threads, "entries": rows}
+        return {
+            "target": self.target,
+            "runtime": self.runtime,
+            "device": self.device,
+            "instructions": list(self.instructions),
+            "batch": self.batch,
+            "threads": self.threads,
+            "crossing_s": self.crossing_s,
+            "entries": [asdict(s) | asdict(e) for s, e in sorted(self.entries.items())],
+        }
 
     def dump(self) -> dict[str, Any]:
         """As JSON data, with the hash of its content."""
@@ -139,13 +154,15 @@ def load(data: Any) -> LatencyTable:
     if not isinstance(data, dict) or data.get("version") != VERSION:
         raise ArtefactError(f"not a latency table of version {VERSION}")
     try:
-        entries = {_signature(s): Entry(**e) for s, e in data["entries"]}
         table = LatencyTable(
             device=data["device"],
             runtime=data["runtime"],
             batch=data["batch"],
             threads=data["threads"],
-            entries=entries,
+            entries=dict(map(_row, data["entries"])),
+            target=data["target"],
+            instructions=tuple(data["instructions"]),
+            crossing_s=data["crossing_s"],
         )
     except (KeyError, TypeError, ValueError) as e:
         raise ArtefactError(f"the latency table is damaged: {e!r}") from e
@@ -154,97 +171,34 @@ def load(data: Any) -> LatencyTable:
     return table
 
 
-def _signature(data: Mapping[str, Any]) -> Signature:
+def _row(data: Mapping[str, Any]) -> tuple[Signature, Entry]:
+    """Signature and times of a line of the file."""
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-    return Signature(**values)
+    times = {k: values.pop(k) for k in ("median_s", "spread_s", "n")}
+    return Signature(**values), Entry(**times)
 
 
-def device() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [x.partition(":")[2].strip() for x in lines if x.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def fitting(table: LatencyTable, *, target: Target, workload: Workload) -> LatencyTable:
+    """The table if it was measured here: in this runtime, on such a device, for this workload.
+
+    Raises ArtefactError that says what differs: times of another machine are no times of this one.
+    """
+    lacks = [x for x in table.instructions if x not in instructions()]
+    here = f"{device()}, {target.version()}, batch {workload.batch}, {workload.threads} threads"
+    there = f"{table.device}, {table.runtime}, batch {table.batch}, {table.threads} threads"
+    anew = "; measure anew by naming a file that does not exist yet"
+    if lacks:
+        raise ArtefactError(
+            f"the latency table was measured on a device with {', '.join(lacks)}, which this one "
+            f"lacks{anew}"
+        )
+    if here != there or table.target not in ("", target.name):
+        raise ArtefactError(f"the latency table is of {there}; here it is {here}{anew}")
+    return table
 
 
 def of_state(s: LayerState, target: Target) -> Signature:
     """The signature of a layer in a state of the bill, which must not be gone."""
     integer = max(target.computes(s.weight_bits, s.input_bits)) <= 8
-    return signature(s.thinned, ins=s.ins, outs=s.outs, integer=integer)
-
-
-def needed(space: Space, target: Target, *, most: int = _MOST) -> tuple[Signature, ...]:
-    """Signatures to measure so that every layer of every plan lies between measured ones.
-
-    At most about `most`: fewer widths per family are measured until they fit (never below two).
-    """
-    found = [s for x in space.graph.layers for s in states(space, x)[1].values() if not s.gone]
-    wanted = {of_state(s, target) for s in found}
-    for widths in (8, 6, 5, 4, 3, 2):
-        fewer = _thinned(wanted, widths)
-        if len(fewer) <= most:
-            break
-    return tuple(sorted(fewer))
-
-
-def _thinned(wanted: set[Signature], widths: int) -> set[Signature]:
-    families: dict[Signature, list[Signature]] = {}
-    for s in wanted:
-        families.setdefault(s.family, []).append(s)
-    found: set[Signature] = set()
-    for group in families.values():
-        ins = _picked({s.ins for s in group}, widths)
-        outs = _picked({s.outs for s in group}, widths)
-        if group[0].depth:
-            found |= {s for s in group if s.ins in ins}
-        else:
-            found |= {replace(group[0], ins=i, outs=o) for i in ins for o in outs}
-    return found
-
-
-def _picked(values: set[int], most: int) -> list[int]:
-    ordered = sorted(values)
-    places = np.linspace(0, len(ordered) - 1, min(most, len(ordered)))
-    return sorted({ordered[round(i)] for i in places})
-
-
-def measure(
-    signatures: Sequence[Signature],
-    *,
-    target: Target,
-    workload: Workload,
-    memo: Memo | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> LatencyTable:
-    """Every signature timed alone in the target; what the memo knows is not measured again."""
-    memo = memo or Memo()
-    where = f"latency/{device()}/{target.version()}/{workload.batch}/{workload.threads}"
-    entries = {}
-    for i, s in enumerate(signatures):
-        found = memo.get(f"{where}/{s.key}", lambda s=s: asdict(_time(s, target, workload)))  # type: ignore[misc]
-        entries[s] = Entry(**found)
-        progress(i + 1, len(signatures))
-    return LatencyTable(
-        device=device(),
-        runtime=target.version(),
-        batch=workload.batch,
-        threads=workload.threads,
-        entries=entries,
-    )
-
-
-def _time(s: Signature, target: Target, workload: Workload) -> Entry:
-    from allot.one_layer import graph, input_of
-
-    session: Session = target.open(graph(s), workload=workload)
-    inputs, samples = {"input": input_of(s, workload.batch)}, list[float]()
-    now = time.process_time if workload.threads == 1 else time.perf_counter
-    for _ in range(2):
-        session.run(inputs)
-    end = time.perf_counter() + _SECONDS
-    while len(samples) < 5 or (time.perf_counter() < end and len(samples) < 100):
-        start = now()
-        session.run(inputs)
-        samples.append(now() - start)
-    low, middle, high = np.quantile(samples, [0.25, 0.5, 0.75]).tolist()
-    return Entry(median_s=middle, spread_s=high - low, n=len(samples))
+    block = (*s.block, int(integer)) if s.block else ()
+    return signature(s.thinned, ins=s.ins, outs=s.outs, integer=integer and not block, block=block)

@@ -16,7 +16,7 @@ from torch import Generator, randint
 from allot.bill import layer_table, states, touching
 from allot.errors import InputError
 from allot.latency import LatencyTable, of_state
-from allot.option import count
+from allot.option import FIXED, count
 from allot.site import Layer
 from allot.space import Choice, Point, Space
 from allot.table import Table, Term
@@ -126,12 +126,17 @@ def _present(
 def _integer(
     space: Space, target: Target, where: dict[str, int], chosen: dict[int, int], layer: Layer
 ) -> bool:
-    bits = [32.0, 32.0]
-    for k, name in enumerate((f"{layer.module}.weight", layer.input)):
-        if name in where:
-            option = space.choices[where[name]].options[chosen[where[name]]]
-            bits[k] = option.effect(space.graph.site(name)).compute_bits
-    return max(target.computes(bits[0], bits[1])) <= 8
+    """Whether a layer takes codes from the one before it: ranges are known, and of no groups."""
+    found = []
+    for name in (f"{layer.module}.weight", layer.input):
+        if name not in where:
+            return False
+        option = space.choices[where[name]].options[chosen[where[name]]]
+        found.append(option.effect(space.graph.site(name)))
+    weight, entering = found
+    if entering.ranges != FIXED or weight.group:
+        return False
+    return max(target.computes(weight.compute_bits, entering.compute_bits)) <= 8
 
 
 def table(space: Space, target: Target, latency: LatencyTable, model: Fit) -> Table:

@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allot.latency import Signature
+from allot.num.blocks import WIDTHS
 from allot.onnx_graph import OPSET
+
+DOMAIN = "com.microsoft"
 
 
 def input_of(s: Signature, batch: int) -> NDArray[Any]:
@@ -26,13 +29,12 @@ def _shape(s: Signature, batch: int | str) -> list[Any]:
 
 def graph(s: Signature) -> bytes:
     """Layer, bias and ReLU; the integer form reads and writes uint8 as it does inside a network."""
-    import onnx
     from onnx import TensorProto, helper
 
     kind = TensorProto.UINT8 if s.integer else TensorProto.FLOAT
-    nodes, tensors = _integer(s) if s.integer else _float(s)
+    nodes, tensors = _integer(s) if s.integer else _block(s) if s.block else _float(s)
     source = "real" if s.integer else "input"
-    nodes.append(_layer(s, source))
+    nodes += [] if s.block else [_layer(s, source)]
     last = "sum" if s.op == "linear" else "y"
     if s.op == "linear":
         nodes.append(helper.make_node("Add", ["y", "bias"], ["sum"]))
@@ -46,7 +48,58 @@ def graph(s: Signature) -> bytes:
         [helper.make_tensor_value_info("output", kind, None)],
         tensors,
     )
-    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    return _bytes(proto)
+
+
+def _block(s: Signature) -> tuple[list[Any], list[Any]]:
+    """A linear from integers in groups along its input, codes and scales as the operator reads."""
+    from onnx import helper, numpy_helper
+
+    bits, group, live = s.block
+    kernel = min(b for b in WIDTHS if b >= bits)
+    groups = -(-s.ins // group)
+    rng = np.random.default_rng(1)
+    values: dict[str, NDArray[Any]] = {
+        "codes": rng.integers(0, 256, (s.outs, groups, group * kernel // 8)).astype(np.uint8),
+        "scales": np.full((s.outs, groups), 0.01, dtype=np.float32),
+        "bias": np.zeros(s.outs, dtype=np.float32),
+    }
+    node = helper.make_node(
+        "MatMulNBits", ["input", "codes", "scales"], ["y"], domain=DOMAIN, K=s.ins, N=s.outs,
+        bits=kernel, block_size=group, accuracy_level=4 if live else 0,
+    )  # fmt: skip
+    return [node], [numpy_helper.from_array(v, k) for k, v in values.items()]
+
+
+def there_and_back(channels: int = 64, size: int = 32) -> tuple[bytes, NDArray[np.float32]]:
+    """A network that makes codes of its input and floats of the codes, and an input for it."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    shape = [4, channels, size, size]
+    values: dict[str, NDArray[Any]] = {
+        "step": np.array(0.1, dtype=np.float32),
+        "zero": np.array(128, dtype=np.uint8),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "step", "zero"], ["codes"]),
+        helper.make_node("DequantizeLinear", ["codes", "step", "zero"], ["output"]),
+    ]
+    proto = helper.make_graph(
+        nodes,
+        "crossing",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", *shape[1:]])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(v, k) for k, v in values.items()],
+    )
+    return _bytes(proto), np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def _bytes(proto: Any) -> bytes:
+    import onnx
+    from onnx import helper
+
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+    model = helper.make_model(proto, opset_imports=opsets, ir_version=8)
     return bytes(onnx.ModelProto.SerializeToString(model, deterministic=True))
 
 

@@ -5,15 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from allot.target import Arrays, Session
 
 
+@runtime_checkable
+class Stopwatch(Protocol):
+    """A session that times a call itself, as one on a device must, which runs on by itself."""
+
+    def call_seconds(self, inputs: Arrays) -> float: ...
+
+
+def taken(session: Session, inputs: Arrays, *, clock: Callable[[], float]) -> float:
+    """Seconds of one call: by the session's own stopwatch where it has one, else by the clock."""
+    if isinstance(session, Stopwatch):
+        return session.call_seconds(inputs)
+    start = clock()
+    session.run(inputs)
+    return clock() - start
+
+
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Seconds per call. samples: one per round; clock: "cpu" (of this process) or "wall"."""
+    """Seconds per call. samples: one per round; clock: "cpu" (of this process), "wall" or "device"
+    (the session's own)."""
 
     samples: tuple[float, ...]
     clock: str
@@ -52,13 +70,16 @@ def compare(
     rounds: int = 30,
     warmup: int = 3,
     threads: int = 1,
+    settle: int = 0,
     clock: Callable[[], float] | None = None,
 ) -> dict[str, Timing]:
     """Name -> timing of sessions that take turns, so that a busy spell slows all of them alike.
 
     Every round runs each session once, each round starting with another one.  On one thread the
     process's CPU time is taken, which other processes do not lengthen, otherwise wall time;
-    `clock` (seconds) overrules both.
+    `clock` (seconds) overrules both; a session that times itself is asked instead.
+    settle: calls in every turn before the one that is timed, so that it finds its own weights and
+    code in the caches, not those of the session before.
     """
     kind = "cpu" if threads == 1 else "wall"
     now = clock or (time.process_time if threads == 1 else time.perf_counter)
@@ -70,10 +91,11 @@ def compare(
     for r in range(rounds):
         first = r % len(names)
         for name in names[first:] + names[:first]:
-            start = now()
-            sessions[name].run(inputs)
-            samples[name].append(now() - start)
-    return {n: Timing(samples=tuple(s), clock=kind) for n, s in samples.items()}
+            for _ in range(settle):
+                sessions[name].run(inputs)
+            samples[name].append(taken(sessions[name], inputs, clock=now))
+    own = {n: "device" if isinstance(sessions[n], Stopwatch) else kind for n in names}
+    return {n: Timing(samples=tuple(s), clock=own[n]) for n, s in samples.items()}
 
 
 def ratio(a: Timing, b: Timing, *, draws: int = 2000, seed: int = 0) -> Ratio:
@@ -86,3 +108,14 @@ def ratio(a: Timing, b: Timing, *, draws: int = 2000, seed: int = 0) -> Ratio:
     found = np.median(x[pick], axis=1) / np.median(y[pick], axis=1)
     low, high = np.quantile(found, [0.025, 0.975])
     return Ratio(value=a.median_s / b.median_s, low=float(low), high=float(high), n=len(x))
+
+
+def paired(a: Timing, b: Timing, *, draws: int = 2000, seed: int = 0) -> Ratio:
+    """Median over rounds of a's seconds over b's; interval as for `ratio`.
+
+    What slows both of a round alike leaves it as it is.
+    """
+    found = np.asarray(a.samples) / np.asarray(b.samples)
+    pick = np.random.default_rng(seed).integers(0, len(found), size=(draws, len(found)))
+    low, high = np.quantile(np.median(found[pick], axis=1), [0.025, 0.975])
+    return Ratio(value=float(np.median(found)), low=float(low), high=float(high), n=len(found))

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from allot.latency import device
+from allot.processor import device
 from allot.versions import versions
 from benchmarks import against_modelopt, certificate, demo, joint, resnet20
 from benchmarks.figures import Figure

@@ -14,13 +14,13 @@ from allot.latency import (
     Entry,
     LatencyTable,
     Signature,
+    fitting,
     load,
-    measure,
-    needed,
     of_state,
     signature,
 )
 from allot.latency_model import Fit, crossings, elements, fit, layer_sums, probes, table
+from allot.layer_times import measure, needed
 from allot.memo import Memo
 from allot.one_layer import graph as one_layer
 from allot.one_layer import input_of
@@ -106,7 +106,7 @@ def test_a_table_survives_a_file_and_a_changed_number_does_not() -> None:
     lat = made_up(needed(space(), TARGET))
     data = json.loads(json.dumps(lat.dump()))
     assert lat.entries == load(data).entries
-    data["entries"][0][1]["median_s"] *= 2
+    data["entries"][0]["median_s"] *= 2
     with pytest.raises(ArtefactError, match="hash"):
         load(data)
     with pytest.raises(ArtefactError, match="version"):
@@ -127,6 +127,29 @@ def test_nothing_is_measured_twice() -> None:
     assert [(1, 2), (2, 2)] == seen
 
 
+def test_what_a_table_knows_is_not_measured_again() -> None:
+    signatures = needed(space(), TARGET)[:2]
+    known = made_up(signatures)
+    assert known.entries == measure(
+        signatures, target=TARGET, workload=Workload(), known=known
+    ).entries  # fmt: skip
+
+
+def test_a_table_of_another_place_is_refused_and_says_what_differs() -> None:
+    work = Workload(batch=2)
+    here = measure(needed(space(), TARGET)[:1], target=TARGET, workload=work)
+    assert fitting(here, target=TARGET, workload=work) is here
+    others = {
+        "amx_none": replace(here, instructions=(*here.instructions, "amx_none")),
+        "openvino 1999.1": replace(here, runtime="openvino 1999.1"),
+        "batch 7": replace(here, batch=7),
+        "abacus": replace(here, device="abacus"),
+    }
+    for words, other in others.items():
+        with pytest.raises(ArtefactError, match=words):
+            fitting(other, target=TARGET, workload=work)
+
+
 @pytest.mark.parametrize("target", [OpenVino(), OnnxRuntime()], ids=["openvino", "onnxruntime"])
 @pytest.mark.parametrize("integer", [False, True])
 def test_every_kind_of_layer_runs_alone(target: OpenVino | OnnxRuntime, integer: bool) -> None:
@@ -138,6 +161,42 @@ def test_every_kind_of_layer_runs_alone(target: OpenVino | OnnxRuntime, integer:
         found = target.open(one_layer(s), workload=Workload(batch=2)).run({"input": input_of(s, 2)})
         assert (2, outs) == found["output"].shape[:2]
         assert (np.uint8 if integer else np.float32) == found["output"].dtype
+
+
+@pytest.mark.parametrize("target", [OpenVino(), OnnxRuntime()], ids=["openvino", "onnxruntime"])
+@pytest.mark.parametrize("live", [0, 1])
+def test_a_linear_from_integers_in_groups_runs_alone(
+    target: OpenVino | OnnxRuntime, live: int
+) -> None:
+    head = replace(graph().layers[2], weight=(16, 64), in_shape=(64,), out_shape=(16,))
+    s = signature(head, ins=64, outs=16, integer=False, block=(4, 32, live))
+    found = target.open(one_layer(s), workload=Workload(batch=2)).run({"input": input_of(s, 2)})
+    assert (2, 16) == found["output"].shape
+    assert np.float32 == found["output"].dtype
+
+
+@pytest.mark.parametrize(("group", "integers"), [(4, True), (2, False)])
+def test_groups_are_multiplied_as_integers_only_where_input_and_weight_share_them(
+    group: int, integers: bool
+) -> None:
+    from allot.bill import states
+    from allot.num.formats import Format, Int
+    from allot.options.formatted import Formatted
+    from allot.options.sharing import PerGroup
+    from allot.options.tensors import ActivationFormat, AtRunTime
+
+    g, head = graph(), graph().layers[2]
+    weight = Formatted(name="W4", format=Format(grid=Int(bits=4), group=16))
+    entering = ActivationFormat(
+        grid=Int(bits=8), sharing=PerGroup(size=4 * group), ranges=AtRunTime()
+    )
+    choices = (
+        Choice(site=f"{head.module}.weight", options=(weight,)),
+        Choice(site=head.input, options=(entering,)),
+    )
+    (found,) = states(Space(graph=g, choices=choices), head)[1].values()
+    assert integers == (max(found.weight_bits, found.input_bits) <= 8)
+    assert (4, 16, int(integers)) == of_state(found, TARGET).block
 
 
 def test_a_fit_finds_the_truth() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from allot.target import Arrays
-from allot.timing import Timing, compare, ratio
+from allot.timing import Timing, compare, paired, ratio
 
 
 class Clock:
@@ -70,3 +70,47 @@ def test_one_thread_is_timed_by_cpu_and_more_by_the_wall() -> None:
     for threads, kind in ((1, "cpu"), (2, "wall")):
         toys = {"a": Toy(Clock(), "a", 1.0)}
         assert kind == compare(toys, {}, rounds=1, threads=threads)["a"].clock
+
+
+def test_a_session_that_times_itself_is_asked() -> None:
+    class Device:
+        def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+            return {}
+
+        def call_seconds(self, inputs: Arrays) -> float:
+            return 0.25
+
+    found = compare({"own": Device()}, {}, rounds=3, clock=lambda: 1.0)["own"]
+    assert (0.25, 0.25, 0.25) == found.samples and "device" == found.clock
+
+
+class Warming(Toy):
+    """Slow at the first call after another session ran, as with cold caches."""
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        cold = not self.clock.log or self.clock.log[-1] != self.name
+        self.clock.now += 5.0 * cold
+        return Toy.run(self, inputs)
+
+
+def test_calls_that_settle_a_session_are_not_timed() -> None:
+    for settle, seconds in ((0, 6.0), (1, 1.0), (3, 1.0)):
+        clock = Clock()
+        toys = {n: Warming(clock, n, 1.0) for n in "ab"}
+        found = compare(toys, {}, clock=clock, rounds=4, settle=settle)
+        # the first turn of all follows the warm-up of the other session
+        assert seconds == pytest.approx(found["a"].median_s)
+        assert clock.log.count("a") == 3 + 4 * (1 + settle)
+
+
+def test_what_slows_a_round_cancels_in_paired_ratios() -> None:
+    rng = np.random.default_rng(0)
+    weather, own = rng.lognormal(0, 1.0, 60), rng.lognormal(0, 0.01, 60)
+    a = Timing(samples=tuple(weather), clock="cpu")
+    b = Timing(samples=tuple(2 * weather * own), clock="cpu")
+    found = paired(b, a)
+    assert found.low <= found.value <= found.high
+    assert 1.98 < found.low and found.high < 2.02
+    back = paired(a, b)
+    assert back.value == pytest.approx(1 / found.value, rel=1e-3)
+    assert paired(a, a).value == paired(a, a).low == paired(a, a).high == 1.0

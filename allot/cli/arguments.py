@@ -59,6 +59,34 @@ Evaluations = Annotated[
         show_default=False,
     ),
 ]
+TryRewrites = Annotated[
+    list[str],
+    typer.Option(
+        "--try-rewrites",
+        metavar="NAME",
+        help="Function-preserving rewrites of the network to choose among, none always among them: "
+        "equalize, smooth, rotate and others, or auto for all. May be given several times.",
+        show_default=False,
+    ),
+]
+CalibrationSamples = Annotated[
+    int | None,
+    typer.Option(
+        "--calibration-samples",
+        metavar="N",
+        help="Calibrate on N of the task's calibration samples; all where it is not given.",
+        show_default=False,
+    ),
+]
+Select = Annotated[
+    str,
+    typer.Option(
+        "--select",
+        metavar="HOW",
+        help="Which N: first, dense-diverse, cover, or balanced over the experts of a mixture.",
+        show_default=False,
+    ),
+]
 Workers = Annotated[
     str,
     typer.Option(
@@ -73,6 +101,16 @@ TargetName = Annotated[
     typer.Option("--target", metavar="NAME", help="The runtime to make the network for."),
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Samples per call that latency is for.")]
+LatencyTable = Annotated[
+    Path | None,
+    typer.Option(
+        "--latency-table",
+        metavar="FILE",
+        help="Seconds of every distinct layer alone: what the file lacks is measured and written "
+        "into it, and what never pays by it is struck out.",
+        show_default=False,
+    ),
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that latency is for.")]
 Pins = Annotated[
     list[str],

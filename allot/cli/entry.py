@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from allot.cli import looking, machine, making, points, published, stream, using
+from allot.cli import looking, machine, making, points, published, stream, tails, using
 from allot.errors import AllotError
 
 STOPPED = 130
@@ -26,6 +26,7 @@ VERBS: tuple[tuple[Callable[..., None], str], ...] = (
     (points.verify, "verify runs/mine"),
     (using.export, "export runs/mine mine.onnx"),
     (using.run, "run runs/mine input.npz --out output.npz"),
+    (tails.profile, "profile runs/mine input.npz"),
     (using.report, "report runs/mine runs/other"),
     (machine.bench, "bench main --json figures.json --quick"),
     (machine.doctor, "doctor"),

@@ -1,22 +1,28 @@
-"""Looking: what could be changed in a network and what searching it would cost; writes nothing."""
+"""Looking: what could be changed in a network, and what searching it would cost."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from allot import runtimes, setup, task_file
 from allot.cli import arguments as a
 from allot.cli import stream, words
 from allot.cli.tables import grid
+from allot.errors import InputError
 from allot.forecast import Forecast, forecast
-from allot.job import Budget, say
+from allot.job import Budget, Struck, say
+from allot.kernel_probe import never_paying, probed
+from allot.latency import LatencyTable
 from allot.recipes import Recipe
 from allot.report import text
 from allot.site import Graph
 from allot.space import Choice, Space
-from allot.target import Target
+from allot.stages import Report
+from allot.target import Target, Workload
 from allot.task import Task
 from allot.trace import trace
 
@@ -27,23 +33,31 @@ def analyze(
     target: a.TargetName = "openvino-cpu",
     pin: a.Pins = [],  # noqa: B006 - read only; the shape that the option parser wants
     exclude: a.Excludes = [],  # noqa: B006
+    batch: a.Batch = 32,
+    threads: a.Threads = 1,
+    latency_table: a.LatencyTable = None,
     seed: a.Seed = 0,
     json: a.Json = False,
 ) -> None:
     """Show what could be changed in a network: sites, options, ties and what stays in float.
 
+    With --latency-table every distinct layer is timed alone in the target, once, and options that
+    are neither faster nor smaller and no slower are struck out.
+
     A site is one place of one decision: the weights of a layer, the tensor between two layers,
     a group of channels that runs through several layers and must be narrowed as one.
     """
-    with stream.diverted():
+    asked = Wanted(axes=axes, pins=words.pins(pin), excludes=words.excludes(exclude))
+    made_for, workload = runtimes.by_name(target), Workload(batch=batch, threads=threads)
+    with stream.diverted(), stream.progress() as report:
         found = task_file.find(task, seed=seed)
-        space = space_of(
-            found,
-            axes=axes,
-            target=runtimes.by_name(target),
-            pins=words.pins(pin),
-            excludes=words.excludes(exclude),
+        measured = times(
+            found, asked, target=made_for, workload=workload, path=latency_table, report=report
         )
+        space = space_of(found, asked, target=made_for)
+        if measured is not None:
+            never = never_paying(space, target=made_for, workload=workload, times=measured)
+            space = space_of(found, asked, target=made_for, struck=never)
     if json:
         stream.out_json({"task": found.name, "target": target, **described(space)})
         return
@@ -53,13 +67,47 @@ def analyze(
         stream.out(line)
 
 
-def space_of(
-    task: Task, *, axes: str, target: Target, pins: Mapping[str, str], excludes: Sequence[str]
-) -> Space:
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What of a network may be changed, as it was asked for."""
+
+    axes: str
+    pins: Mapping[str, str]
+    excludes: Sequence[str]
+
+
+def space_of(task: Task, wanted: Wanted, *, target: Target, struck: Sequence[Struck] = ()) -> Space:
     """The space of a task, as a job would search it."""
     setup.check(task, target=target, max_drop=100, asked=())
     graph = trace(task.model, task.forward, task.example())
-    return setup.space(graph, words.axes(axes), target=target, pins=pins, excludes=excludes)
+    return setup.space(
+        graph, words.axes(wanted.axes), target=target, pins=wanted.pins,
+        excludes=wanted.excludes, struck=struck,
+    )  # fmt: skip
+
+
+def times(
+    task: Task,
+    wanted: Wanted,
+    *,
+    target: Target,
+    workload: Workload,
+    path: Path | None,
+    report: Report,
+) -> LatencyTable | None:
+    """Seconds of layers alone from a file, measured where it lacks them; None without a file.
+
+    Raises InputError for a target whose time cannot be measured.
+    """
+    if path is None:
+        return None
+    if not target.timed:
+        raise InputError(f"--latency-table: {target.name} runs nothing that could be timed")
+    space = space_of(task, wanted, target=target)
+    return probed(
+        space, target=target, workload=workload, path=path,
+        progress=lambda done, total: report("kernels", done / total),
+    )  # fmt: skip
 
 
 def headline(space: Space) -> str:
@@ -164,7 +212,7 @@ def dry_run(
         "unreachable": f.unreachable,
     }
     least = [f"{k} {say(k, v)} ({text.percent(s, 2)})" for k, (v, s) in f.smallest.items()]
-    if "latency" in target.bills:
+    if target.timed:
         least.append("latency: known once layers are timed")
     lines = [
         f"{task.name} for {target.name}: {headline(space)}",

@@ -11,6 +11,7 @@ import typer
 
 from allot import flow, runtimes, task_file
 from allot import job as jobs
+from allot import originals as several
 from allot.artefact import SUMMARY
 from allot.cli import arguments as a
 from allot.cli import looking, stream, words
@@ -18,6 +19,7 @@ from allot.cli.tables import result, shares
 from allot.errors import BudgetError, NotCertified
 from allot.files import read_json
 from allot.recipes import Recipe, by_name
+from allot.searchers.asked import available
 from allot.target import Workload
 
 
@@ -50,10 +52,14 @@ def compress(
     ] = "",
     recipe: a.Recipe = "",
     bits: a.Bits = "",
+    try_rewrites: a.TryRewrites = [],  # noqa: B006
+    calibration_samples: a.CalibrationSamples = None,
+    select: a.Select = "",
     evaluations: a.Evaluations = None,
     target: a.TargetName = "openvino-cpu",
     batch: a.Batch = 32,
     threads: a.Threads = 1,
+    latency_table: a.LatencyTable = None,
     out: a.Out = None,
     pin: a.Pins = [],  # noqa: B006
     exclude: a.Excludes = [],  # noqa: B006
@@ -89,15 +95,16 @@ def compress(
     made_for = runtimes.by_name(target)
     builders = words.decided(axes, published, bits=bits)
     passes = words.passes(evaluations)
+    originals = several.named(try_rewrites)
+    calibration = words.samples(calibration_samples, select)
     search = _job(published, budgets=budget, max_drop=max_drop, bits=bits)
     with stream.diverted():
         found = task_file.find(task, seed=seed)
     folder = out or Path("runs") / found.name
     if dry_run:
         with stream.diverted():
-            space = looking.space_of(
-                found, axes=",".join(builders), target=made_for, pins=pinned, excludes=left
-            )
+            wanted = looking.Wanted(axes=",".join(builders), pins=pinned, excludes=left)
+            space = looking.space_of(found, wanted, target=made_for)
             data, lines, f = looking.dry_run(
                 found, space, target=made_for, asked=asked, max_drop=max_drop,
                 recipe=published, evaluations=passes,
@@ -105,19 +112,27 @@ def compress(
         _show_forecast(data, lines, f.unreachable, json=json)
         return
     try:
+        workload = Workload(batch=batch, threads=threads)
         with stream.diverted(), stream.progress() as report:
+            wanted = looking.Wanted(axes=",".join(builders), pins=pinned, excludes=left)
+            times = looking.times(
+                found, wanted, target=made_for, workload=workload, path=latency_table, report=report
+            )
             summary = search(
                 found,
+                times=times,
                 budgets=budget,
                 max_drop=max_drop,
                 axes=builders,
                 target=made_for,
-                workload=Workload(batch=batch, threads=threads),
+                workload=workload,
                 out=folder,
                 seed=seed,
                 pins=pinned,
                 excludes=left,
                 checked_in=words.others(made_for),
+                originals=originals,
+                calibration=calibration,
                 evaluations=passes,
                 resume=resume,
                 time_limit=time_limit,
@@ -145,6 +160,7 @@ def _job(
         signals=recipe.signals,
         searcher=recipe.searched(budgets=budgets, max_drop=max_drop, bits=bits),
         prepare=recipe.prepare,
+        admit=available if bits else None,
     )
     scheme = recipe.scheme(bits)
     if scheme is None:

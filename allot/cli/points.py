@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,14 +11,16 @@ from allot import certify as proofs
 from allot import reopen, runtimes
 from allot.artefact import add_documents, open_artefact
 from allot.cli import arguments as a
-from allot.cli import arrays, stream, words
+from allot.cli import arrays, noisy, stream, words
 from allot.cli.tables import result
 from allot.errors import InputError, NotCertified
+from allot.faults import Fault
 from allot.files import read_json
 from allot.ledger import sample_digests
+from allot.noise.measured import Noise
 from allot.run import Run
 from allot.task import Data
-from allot.verify import require
+from allot.verify import Parity, require
 
 
 def reopened(folder: Path, task: str) -> Run:
@@ -27,7 +29,9 @@ def reopened(folder: Path, task: str) -> Run:
     found = words.task_of(job, task)
     target, axes = runtimes.by_name(job.target), words.axes(",".join(job.axes))
     with stream.progress() as report:
-        return reopen.reopen(folder, found, axes=axes, target=target, report=report)
+        return reopen.reopen(
+            folder, found, axes=axes, target=target, report=report, tell=stream.say
+        )
 
 
 def apply(
@@ -141,13 +145,22 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    noise: Annotated[
+        bool,
+        typer.Option(
+            "--noise",
+            help="Also run it under the mismatches between training and deployment that the task "
+            "can meet, each alone and in pairs; written into the folder and its report.",
+        ),
+    ] = False,
     task: a.TaskAgain = "",
     json: a.Json = False,
 ) -> None:
     """Check that a compressed network is whole and computes what its plan says.
 
     Every file is compared with its hash; the network is loaded in the runtime and its outputs
-    are compared with the plan simulated anew in PyTorch. The exit code is 1 where they differ.
+    are compared with the plan simulated anew in PyTorch. The exit code is 1 where they differ;
+    then the first layer that does is named, and the likely cause.
     """
     artefact = open_artefact(folder)
     given: Data | None = None
@@ -156,12 +169,24 @@ def verify(
     with stream.diverted():
         run = reopened(folder, task)
         found = reopen.check_again(run, artefact, inputs=None if given is None else given.inputs)
+        said = None if found.holds else reopen.fault_again(run, artefact)
+        mismatches = noisy.tried(run, artefact) if noise and said is None else None
     if json:
-        stream.out_json({"holds": found.holds, **vars(found)})
-    require(found)
-    if not json:
-        stream.out(
-            f"{folder} is whole and computes what its plan says: on {found.n} samples "
-            f"{found.mean_kl:.2g} nats from the simulation (at most {found.most_nat:g}), the "
-            f"same answer in {found.argmax_agreement:.2%}"
-        )
+        stream.out_json(_as_data(found, said, mismatches))
+    if said is not None:
+        require(found, where=said.layer, why=said.text)
+    if json:
+        return
+    stream.out(
+        f"{folder} is whole and computes what its plan says: on {found.n} samples "
+        f"{found.mean_kl:.2g} nats from the simulation (at most {found.most_nat:g}), the "
+        f"same answer in {found.argmax_agreement:.2%}"
+    )
+    if mismatches is not None:
+        stream.out(noisy.table(mismatches))
+
+
+def _as_data(found: Parity, said: Fault | None, mismatches: Noise | None) -> dict[str, Any]:
+    why = {} if said is None else {"first": said.layer, "cause": said.text}
+    noise = {} if mismatches is None else {"noise": mismatches.dump()}
+    return {"holds": found.holds, **vars(found), **why, **noise}

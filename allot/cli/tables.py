@@ -16,6 +16,7 @@ _BILLS = (
     ("size", "size", text.size),
     ("bitops", "BitOPs", text.count),
     ("latency", "latency", text.seconds),
+    ("energy", "energy", text.joules),
 )
 
 

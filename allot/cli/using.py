@@ -17,6 +17,8 @@ from allot.cli.tables import grid
 from allot.document import add_report
 from allot.errors import ArtefactError, InputError
 from allot.files import write_bytes, write_text
+from allot.integer_only.lower import integer_only
+from allot.integer_only.onnx import to_onnx
 from allot.report import compare, read, render
 from allot.report import text as words
 
@@ -28,23 +30,38 @@ def export(
     file: Annotated[
         Path, typer.Argument(metavar="OUT.onnx", help="The file to write.", show_default=False)
     ],
+    integers: Annotated[
+        bool,
+        typer.Option(
+            "--integer-only",
+            help="Nothing but whole numbers: inputs are codes, every rescale is a product and a "
+            "shift, outputs are whole numbers of one scale.",
+        ),
+    ] = False,
     json: a.Json = False,
 ) -> None:
     """Write a plain ONNX file that runs without allot.
 
     Weights of fewer than 8 bits may take 8 there: the packed weights of the folder are what the
-    size budget is about.
+    size budget is about. --integer-only needs a network in which every layer is quantized; the
+    file says in its metadata what its codes stand for.
     """
     artefact = open_artefact(folder)
     if file.is_dir() or file.suffix != ".onnx":
         raise InputError(f"{file} should be a file that ends in .onnx")
+    ports: dict[str, list[dict[str, Any]]] = {}
     with stream.diverted():
         onnx = artefact.onnx()
+        if integers:
+            graph = integer_only(onnx)
+            onnx, ports = to_onnx(graph), graph.ports()
     write_bytes(file, onnx)
     if json:
-        stream.out_json({"file": str(file), "bytes": len(onnx)})
-    else:
-        stream.out(f"{file}: {words.size(len(onnx))}")
+        stream.out_json({"file": str(file), "bytes": len(onnx), **ports})
+        return
+    stream.out(f"{file}: {words.size(len(onnx))}")
+    for p in (p for ends in ports.values() for p in ends):
+        stream.out(f"{p['name']}: {p['kind']}, value = {p['scale']:.6g} * (code - {p['zero']})")
 
 
 def run(

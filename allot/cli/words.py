@@ -14,6 +14,7 @@ from allot.errors import InputError, PlanError
 from allot.flow import Axis
 from allot.job import Job
 from allot.recipes import Recipe, by_name
+from allot.samples import WAYS, Samples
 from allot.target import Target
 from allot.task import Task
 
@@ -78,6 +79,15 @@ def passes(asked: float | None) -> float | None:
     return asked
 
 
+def samples(count: int | None, select: str) -> Samples | None:
+    """What `--calibration-samples` and `--select` ask for; raises InputError."""
+    if count is None:
+        if select:
+            raise InputError(f"--select {select} needs --calibration-samples: how many to choose")
+        return None
+    return Samples(count=count, by=select or WAYS[0])
+
+
 def pins(texts: Sequence[str]) -> dict[str, str]:
     """Site -> label of texts like "conv1.weight=W8"; raises InputError."""
     found: dict[str, str] = {}
@@ -102,8 +112,8 @@ def excludes(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def others(target: Target) -> tuple[Target, ...]:
-    """The runtimes in which a file made for a target is run and timed too."""
-    timed = (t for t in runtimes.ALL if "latency" in t.bills)
+    """The runtimes in which a file made for a target is run and timed too: those in float32."""
+    timed = (t for t in runtimes.USUAL if "latency" in t.bills and t.tolerance == Target.tolerance)
     return tuple(t for t in timed if t.name != target.name and not t.missing())
 
 
