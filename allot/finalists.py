@@ -7,11 +7,13 @@ from dataclasses import replace
 
 from scipy.stats import spearmanr
 
+from allot import disk
 from allot.clock import Clock, key
+from allot.deploy import deploy
 from allot.errors import BudgetError
 from allot.front import Front, Measured, unbeaten
 from allot.measure import Meter
-from allot.recover import STRONG, Recovery
+from allot.recover import BY_NAME, STEADY, STRONG, Recovery
 from allot.trials import Limits, Spent, Trials
 
 # a plan is timed again when it is delivered: what lies closer to the limit may then break it
@@ -41,7 +43,9 @@ def finalists(
     strengthen(
         trials, meter, limits, recovery=strong, progress=lambda s: progress(0.6 * s), tell=tell
     )
-    if "latency" not in limits:
+    if "disk" in limits:
+        count(trials, meter, limits, strong=strong)
+    if "latency" not in limits or not clock.target.timed:
         front = trials.front()
         return front, best_within(front.points, limits)
     aim, sure = dict(limits), {**limits, "latency": _MARGIN * limits["latency"]}
@@ -99,6 +103,31 @@ def strengthen(
             agreement = float(spearmanr(pairs).statistic)
             many = _STRENGTHENED if agreement >= _AGREEING else _MANY
             tell(_agreement(agreement, more=len(ranked[:many]) - len(pairs)))
+
+
+def count(
+    trials: Trials, meter: Meter, limits: Mapping[str, float], *, strong: Recovery = STRONG
+) -> None:
+    """The best few plans within limits with the bytes that their own codes take, entropy coded.
+
+    The table is of the bank's codes; recovery may have rounded them anew.  Plans that turn out
+    larger than the limit make room for the next.
+    """
+    ranked = sorted((m for m in trials.plans.values() if fits(m, limits)), key=_divergence)
+    left = _STRENGTHENED
+    for m in ranked:
+        recovery = strong if m.recovery == strong.name else BY_NAME.get(m.recovery, STEADY)
+        standins = meter.standins(trials.space.options(m.point), recovery)
+        deployed = deploy(meter.bank.copy(standins), trials.space.graph)
+        size = float(disk.file_bytes(deployed, trials.space.graph))
+        trials.plans[m.point] = replace(m, bills={**m.bills, "disk": size})
+        left -= fits(trials.plans[m.point], limits)
+        if not left:
+            return
+
+
+def _divergence(m: Measured) -> float:
+    return m.divergence
 
 
 def _agreement(agreement: float, *, more: int) -> str:

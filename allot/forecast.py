@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from allot import bill, latency, packed, setup
+from allot import bill, packed, setup
 from allot.errors import BudgetError
 from allot.job import Budget
+from allot.layer_times import needed
 from allot.option import count
 from allot.recover import STEADY, STRONG, Recovery
 from allot.search import Effort
@@ -113,8 +114,8 @@ def _seconds(task: Task, space: Space, *, target: Target, passes: float, effort:
         task.model.train(was_training)
     solves = effort.levels + effort.rounds * effort.batch
     total = passes * once + solves * _SOLVE_S
-    if "latency" in target.bills:
-        total += len(latency.needed(space, target)) * _LAYER_S + _PROBES * _PLAN_S
+    if target.timed:
+        total += len(needed(space, target)) * _LAYER_S + _PROBES * _PLAN_S
     return total
 
 

@@ -40,18 +40,28 @@ class Call:
     out_shape: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """An operation outside the units. name: as in "aten::relu"; made: of its first output."""
+
+    name: str
+    read: tuple[Key, ...]
+    made: Key
+
+
 @dataclass(kw_only=True)
 class Record:
     """What a run left behind.
 
-    order: (module, "start" | "end") in time.  calls: of every module.  uses: value -> times at
-    which an op or a unit read it.  touches: (unit, "in" | "out" | "norm") -> class of each
-    position.
+    order: (module, "start" | "end") in time.  calls: of every module.  ops: what else computed.
+    uses: value -> times at which an op or a unit read it.  touches: (unit, "in" | "out" | "norm")
+    -> class of each position.
     """
 
     classes: Classes = field(default_factory=Classes)
     order: list[tuple[str, str]] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    ops: list[Op] = field(default_factory=list)
     uses: dict[Key, list[int]] = field(default_factory=dict)
     touches: dict[tuple[str, str], Ids] = field(default_factory=dict)
     channels: dict[int, Channels] = field(default_factory=dict)
@@ -105,15 +115,24 @@ class Watch(TorchDispatchMode):
         if record.inside:
             return func(*args, **kwargs)
         record.tick()
-        for t in tensors((args, kwargs)):
+        given = tensors((args, kwargs))
+        for t in given:
             record.use(t)
+        read = tuple(record.key(t) for t in given)
         out = func(*args, **kwargs)
+        for t in tensors(out)[:1]:
+            record.ops.append(Op(name=func._schema.name, read=read, made=self._made(t, given)))
         found = follow(record.classes, func, args, kwargs, out, record.known)
         for t in tensors(out):
             record.set(t, None)
         for t, channels in found:
             record.set(t, channels)
         return out
+
+    def _made(self, out: Tensor, given: list[Tensor]) -> Key:
+        """The value of an output; that it was written to in place is counted only later."""
+        name, version = self.record.key(out)
+        return name, version + (not out.is_inference() and any(t is out for t in given))
 
 
 def run(model: nn.Module, forward: Callable[[nn.Module, Any], Any], example: Any) -> Record:

@@ -78,6 +78,8 @@ class Graph:
     as (name, "start" | "end") pairs; a module called more than once appears more than once.
     unknown: (module, type, words of 4 bytes) of what holds parameters or buffers but is not
     understood; it stays in float.  loose: bytes of what no layer and no folded norm owns.
+    results: what convolutions make where no activation site stands before the next reader; a
+    target that computes in integers from codes to codes ties them to the convolution's input.
     """
 
     layers: tuple[Layer, ...]
@@ -86,6 +88,7 @@ class Graph:
     order: tuple[tuple[str, str], ...]
     unknown: tuple[tuple[str, str, int], ...] = ()
     loose: int = 0
+    results: tuple[Site, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -111,7 +114,7 @@ class Graph:
 
     @cached_property
     def _by_name(self) -> dict[str, Site]:
-        return {s.name: s for s in self.sites}
+        return {s.name: s for s in (*self.sites, *self.results)}
 
     @cached_property
     def _by_module(self) -> dict[str, Layer]:

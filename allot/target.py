@@ -32,12 +32,48 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one call asks of a machine in one layer, its whole batch counted.
+
+    weight_bits, input_bits: of the formats that compute, 32 for floats.  stored_bits, weight_bytes:
+    of the weight as it is stored, its scales and bias among the bytes.  entering, leaving: elements
+    read and written.
+    """
+
+    macs: float
+    weight_bits: float
+    input_bits: float
+    stored_bits: float
+    weight_bytes: float
+    entering: float
+    leaving: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """What rounding in a runtime may cost against the simulation; a wrong scale or a lost layer
+    costs more.
+
+    mean_nat: most mean divergence.  agreement: least share of samples with the same largest output.
+    """
+
+    mean_nat: float = 1e-3
+    agreement: float = 0.99
+
+
+@dataclass(frozen=True, kw_only=True)
 class Target(Part):
-    """A runtime. bills: the budgets it can state ("size", "bitops", "latency")."""
+    """A runtime. bills: the budgets it can state ("size", "bitops", "latency").
+
+    states: those of them that it says of a layer without running anything, by `stated`.
+    tolerance: of its outputs; wider than the usual one where its floats are not float32.
+    """
 
     name: ClassVar[str]
     bills: ClassVar[tuple[str, ...]]
     install: ClassVar[str] = ""
+    states: ClassVar[tuple[str, ...]] = ()
+    tolerance: ClassVar[Tolerance] = Tolerance()
 
     @abstractmethod
     def missing(self) -> str:
@@ -59,10 +95,24 @@ class Target(Part):
     def activation_bits(self) -> tuple[int, ...]:
         """Widths of integer activations it computes with."""
 
+    def tied(self, site: Site, graph: Graph) -> tuple[str, ...]:
+        """Names of further sites that take the same option as this one, since no kernel has one
+        without the other."""
+        return ()
+
     @abstractmethod
     def computes(self, weight_bits: float, input_bits: float) -> tuple[float, float]:
         """Bits of the format in which a layer with this weight and input format computes."""
 
+    def stated(self, work: Work) -> Mapping[str, float]:
+        """What a layer's share of each bill in `states` is."""
+        return {}
+
+    @property
+    def timed(self) -> bool:
+        """Whether its latency is found by running it."""
+        return "latency" in self.bills and "latency" not in self.states
+
     @abstractmethod
     def open(self, onnx: bytes, *, workload: Workload) -> Session:
-        """The network of an ONNX file, float parts in float32; raises MissingError."""
+        """The network of an ONNX file; raises MissingError."""

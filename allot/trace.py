@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from allot import probe
-from allot.edges import activation_sites, per_sample
+from allot.edges import activation_sites, per_sample, result_sites
 from allot.errors import DataError, ModelError
 from allot.groups import channel_sites
 from allot.proof import proven
@@ -46,7 +46,8 @@ def trace(model: nn.Module, task_forward: Forward, example: Any) -> Graph:
         every = with_structure(
             copied, record, layers, [*sites, *groups], forward=task_forward, example=example
         )
-    return _graph(copied, record, layers, every)
+    graph = _graph(copied, record, layers, every)
+    return replace(graph, results=tuple(result_sites(record, layers, batch)))
 
 
 @contextmanager

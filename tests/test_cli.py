@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from allot import certify as certify_module
-from allot import options, setup
+from allot import options, runtimes, setup
 from allot.artefact import add_documents, check, open_artefact
 from allot.cli import machine, stream, words
 from allot.cli.entry import VERBS, call
@@ -209,7 +209,7 @@ def test_verify_holds_for_the_run_and_fails_for_another_plan_in_its_place(
     coarse = {k: Weight(bits=2) if k.endswith("weight") else o for k, o in plan.options.items()}
     add_documents(copied, {"plan.json": replace(plan, options=coarse).dump()})
     code, _, err = said(capsys, "verify", copied)
-    assert code == 1 and "differs" in err
+    assert code == 1 and "differs" in err and "is the first layer" in err and "likely cause" in err
 
 
 def test_certify_shows_the_certificate(
@@ -296,7 +296,7 @@ def test_doctor_lists_every_target_and_axis(capsys: pytest.CaptureFixture[str]) 
     code, text, _ = said(capsys, "doctor", "--json")
     found = json.loads(text)
     assert code == 0
-    assert set(found["targets"]) == {"openvino-cpu", "onnxruntime-cpu", "ideal"}
+    assert set(found["targets"]) == {t.name for t in runtimes.ALL} >= {"openvino-cpu", "ideal"}
     assert found["axes"] == list(words.all_axes()) and found["cores"] == os.cpu_count()
 
 

@@ -22,11 +22,14 @@ from allot.levels import levels
 from allot.measure import Loss
 from allot.memo import Memo
 from allot.recover import LIGHT, Recovery
+from allot.runtimes.accelerator_file import load
 from allot.runtimes.ideal import Ideal
+from allot.runtimes.openvino import OpenVino
 from allot.scene import Scene
 from allot.search import Effort, Search
 from allot.space import Point
 from allot.table import Table, Term
+from allot.target import Target
 from allot.trials import Trials
 from tests import small
 
@@ -36,6 +39,8 @@ STRONG = Recovery(samples=24, in_order=True)
 
 class FakeClock:
     """Times plans by a rule; remembers what it was asked."""
+
+    target: Target = OpenVino()
 
     def __init__(self, seconds: Callable[[Point], float]) -> None:
         self.seconds = seconds
@@ -135,6 +140,16 @@ def test_the_preferred_plan_meets_its_latency_as_measured(slower: float) -> None
     for p in front.points:
         by = slower if p.latency_from == "measured" else 1.0
         assert p.bills["latency"] == pytest.approx(by * table.of(p.point))
+
+
+def test_a_latency_that_is_stated_is_not_timed() -> None:
+    k = small.kit()
+    s = searched(k, {"latency": 1.0})
+    clock = FakeClock(lambda p: 3.0)
+    clock.target = load("examples/npu.yaml")
+    front, preferred = chosen(k, s, clock, {"latency": 1.0})
+    assert preferred in front.points and preferred is not None and clock.timed == []
+    assert preferred.bills["latency"] <= 1.0
 
 
 def test_where_every_plan_is_too_slow_none_is_preferred() -> None:

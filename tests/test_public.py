@@ -22,7 +22,7 @@ PUBLIC = """
 """.split()
 # what a helper that asserts is called
 HELPERS = ("assert_", "same_", "holds_", "check", "keeps_", "repeats_")
-NOUNS = set("errors files part site option space table plan front target task".split())
+NOUNS = set("errors files part processor site option space table plan front target task".split())
 ROOMS = {"num", "options", "solve", "harm", "runtimes", "report", "builtin", "recipes", "cli"}
 # libraries that only the one room that needs them imports, and not when it is imported
 OPTIONAL = ("onnx", "onnxruntime", "openvino", "onnxscript", "onnx_ir", "sklearn")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from allot.errors import MissingError
-from allot.option import Option
+from allot.option import GROUPS, LIVE, Option
+from allot.runtimes.kernels import ranges
 from allot.runtimes.onnxruntime import OnnxRuntime
 from allot.site import Graph, Site
 from allot.target import Session, Target, Workload
@@ -43,10 +44,12 @@ class Ideal(Target):
             fits = 2 <= effect.stored_bits <= 8
             return "" if fits else "ideal takes weights of 2 to 8 bits"
         if option.kind == "activation":
-            if not effect.fixed:
-                return "allot writes no file yet for ranges found at run time or shared by channels"
-            fits = effect.compute_bits in self.activation_bits()
-            return "" if fits else "ideal takes activations of 4, 6 or 8 bits"
+            if effect.compute_bits not in self.activation_bits():
+                return "ideal takes activations of 4, 6 or 8 bits"
+            if effect.ranges in (LIVE, GROUPS) and effect.compute_bits != 8:
+                return "allot writes no file yet for ranges found at run time in fewer than 8 bits"
+            # its files run through a CPU runtime
+            return ranges(effect, site, graph, name=self.name)
         step = self.channel_step(site.shape[0])
         return "" if effect.keep % step == 0 else f"ideal keeps channels in multiples of {step}"
 

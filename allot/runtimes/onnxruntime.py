@@ -8,7 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from allot.runtimes.kernels import CpuTarget
+from allot.runtimes.blocks import for_onnxruntime
+from allot.runtimes.kernels import CpuTarget, computes
+from allot.runtimes.lowering import lower
+from allot.site import Graph, Site
 from allot.target import Arrays, Session, Workload
 
 
@@ -16,20 +19,24 @@ from allot.target import Arrays, Session, Workload
 class OnnxRuntime(CpuTarget):
     """The CPU provider of ONNX Runtime.
 
-    It runs a convolution in int8 only with an integer bias and a quantized output, which our
-    graphs do not have; otherwise it would expand the weights at every call (ResNet-20: twice the
-    float time). So it expands them once, on load, and computes in float: the right values, at no
-    gain in speed.
+    It has fast kernels for convolutions from codes to codes and for linears from codes to floats;
+    see `allot.runtimes.lowering`.  A convolution whose result is a term of a sum, say, therefore
+    needs codes there too: they are one choice with those of its input.  Only a convolution over
+    very few channels stays float all the same, for it is faster so.
     """
 
     name: ClassVar[str] = "onnxruntime-cpu"
     package: ClassVar[str] = "onnxruntime"
 
+    def tied(self, site: Site, graph: Graph) -> tuple[str, ...]:
+        made = {f"{module}.result" for module in site.reach} if site.kind == "activation" else ()
+        return tuple(s.name for s in graph.results if s.name in made)
+
     def computes(self, weight_bits: float, input_bits: float) -> tuple[float, float]:
-        return 32.0, 32.0
+        return computes(weight_bits, input_bits)
 
     def load(self, onnx: bytes, workload: Workload) -> Session:
-        return _Session(onnx, workload)
+        return _Session(lower(for_onnxruntime(onnx)), workload)
 
 
 class _Session:

@@ -18,8 +18,9 @@ from allot import bill, packed
 from allot.bank import Bank
 from allot.builtin import digits_resnet
 from allot.deploy import deploy, named_layers
-from allot.latency import Entry, LatencyTable, Signature, needed
+from allot.latency import Entry, LatencyTable, Signature
 from allot.latency_model import crossings, layer_sums, probes
+from allot.layer_times import needed
 from allot.onnx_graph import to_onnx
 from allot.option import Option, Stats
 from allot.options import precision

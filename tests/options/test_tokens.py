@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from allot import bill, packed
 from allot.deploy import deploy
 from allot.errors import InputError
-from allot.latency import needed, of_state
+from allot.latency import of_state
+from allot.layer_times import needed
 from allot.onnx_graph import to_onnx
 from allot.option import Option, Stats, kept_tokens
 from allot.options import precision

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from allot.deploy import fold_norm
+from allot.option import FIXED
 from allot.options.standins import QuantizedInput, QuantizedLayer, QuantizedOutput
 from allot.recipes.baseline import WHITEPAPER, whitepaper
 from allot.recipes.bits import Bits
@@ -46,7 +47,7 @@ def test_everything_is_what_integer_kernels_take() -> None:
     found = quantized(t, scheme())
     for name, option in found.options.items():
         effect = option.effect(found.graph.site(name))
-        assert effect.fixed and effect.compute_bits == effect.stored_bits == 8
+        assert effect.ranges == FIXED and effect.compute_bits == effect.stored_bits == 8
         assert effect.stores is None
     layers = [unwrapped(found.network().get_submodule(x.module)) for x in found.graph.layers]
     assert all(isinstance(m, QuantizedLayer) for m in layers)

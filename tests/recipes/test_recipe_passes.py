@@ -15,7 +15,7 @@ from allot.options.standins import OnGrid
 from allot.recipes import ALL, Recipe, by_name
 from allot.recipes.bits import Bits, parsed
 from allot.recipes.floats import splits
-from allot.recipes.offered import integers
+from allot.recipes.offered import integers, tensors
 from allot.recover import Recovery
 from allot.rewrites.low_rank_branch import Branch
 from allot.runtimes.ideal import Ideal
@@ -92,15 +92,38 @@ def test_a_recipe_that_only_chooses_has_no_precision_axis_of_its_own() -> None:
         hawq.axis("W4A8")
 
 
-@pytest.mark.parametrize("text", ("W4A8", "W2A4", "W8A16", "W3A16g32"))
+@pytest.mark.parametrize("text", ("W4A8", "W2A4", "W8A16", "W3A16g32", "W4A8g32", "W8A8token"))
 def test_bits_are_read_as_they_are_written(text: str) -> None:
     assert parsed(text).text == text
 
 
-@pytest.mark.parametrize("text", ("4A8", "W4", "W9A8", "W1A8", "W4A12", "W4A1", "W4A8g"))
+@pytest.mark.parametrize("text", ("4A8", "W9A8", "W1A8", "W4A12", "W4A1", "W4A8g", "W4token"))
 def test_bits_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(InputError, match=rf"--bits {text}"):
         parsed(text)
+
+
+@pytest.mark.parametrize("text", ("W4A8tokeng32", "W4A16token"))
+def test_ranges_of_tokens_meet_whole_channels_alone(text: str) -> None:
+    with pytest.raises(InputError, match=rf"--bits {text}: weights in groups meet"):
+        parsed(text)
+
+
+def test_without_activations_they_stay_in_float() -> None:
+    assert parsed("W4") == parsed("W4A16") and parsed("W4g128") == parsed("W4A16g128")
+    assert tensors(parsed("W4g128")) is None
+
+
+def test_ranges_found_at_run_time_are_for_what_linears_alone_read() -> None:
+    task = small.task()
+    graph = trace(task.model, task.forward, task.example())
+    for text, label in (("W8A8token", "A8symtoken"), ("W8A8g16", "A8symg16")):
+        rule = tensors(parsed(text))
+        assert callable(rule)
+        for site in (s for s in graph.sites if s.kind == "activation"):
+            linear = {graph.layer(m).op for m in site.reach} == {"linear"}
+            assert rule(site, graph).label == (label if linear else "A8")
+    assert not callable(tensors(parsed("W4A8"))) and not callable(tensors(parsed("W4A4g32")))
 
 
 def test_whole_channels_of_integers_are_what_integer_kernels_take() -> None:

@@ -18,14 +18,15 @@ from allot.verify import first_difference, layer_differences
 from tests.deployables import exported, graph, images
 
 CPU = (OpenVino(), OnnxRuntime())
-NAMES = [t.name for t in ALL]
+HERE = tuple(t for t in ALL if not t.missing())
+NAMES = [t.name for t in HERE]
 
 
 def site(kind: str, size: int = 32) -> Site:
     return Site(name="s", kind=kind, shape=(size,), touches=(), reach=())
 
 
-@pytest.mark.parametrize("target", ALL, ids=NAMES)
+@pytest.mark.parametrize("target", HERE, ids=NAMES)
 def test_the_same_values_come_out_as_of_the_simulation(target: Target) -> None:
     onnx, deployed = exported()
     x = images(4)
@@ -35,7 +36,7 @@ def test_the_same_values_come_out_as_of_the_simulation(target: Target) -> None:
     assert np.abs(got["output"] - expected).max() < 0.02 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("target", CPU, ids=NAMES[:2])
+@pytest.mark.parametrize("target", CPU, ids=[t.name for t in CPU])
 def test_any_batch_gives_what_the_planned_one_gives(target: Target) -> None:
     session = target.open(exported()[0], workload=Workload(batch=6))
     x = images(6).numpy()
@@ -44,7 +45,7 @@ def test_any_batch_gives_what_the_planned_one_gives(target: Target) -> None:
     np.testing.assert_allclose(whole, np.concatenate(parts), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("target", CPU, ids=NAMES[:2])
+@pytest.mark.parametrize("target", CPU, ids=[t.name for t in CPU])
 def test_an_answer_is_not_overwritten_by_the_next(target: Target) -> None:
     session = target.open(exported()[0], workload=Workload(batch=6))
     first = session.run({"input": images(6).numpy()})["output"]
@@ -53,7 +54,7 @@ def test_an_answer_is_not_overwritten_by_the_next(target: Target) -> None:
     np.testing.assert_array_equal(kept, first)
 
 
-@pytest.mark.parametrize("target", ALL, ids=NAMES)
+@pytest.mark.parametrize("target", HERE, ids=NAMES)
 def test_every_layer_agrees_and_a_wrong_one_is_found(target: Target) -> None:
     onnx, deployed = exported()
     found = layer_differences(onnx, deployed, images(4), target=target, workload=Workload(batch=4))
@@ -73,17 +74,17 @@ def test_every_layer_agrees_and_a_wrong_one_is_found(target: Target) -> None:
     assert "conv" == first_difference(wrong)
 
 
-@pytest.mark.parametrize("target", ALL, ids=NAMES)
+@pytest.mark.parametrize("target", HERE, ids=NAMES)
 def test_a_target_survives_a_file(target: Target) -> None:
     assert target == part.load(target.dump()) == by_name(target.name)
 
 
 def test_an_unknown_name_lists_the_known() -> None:
-    with pytest.raises(InputError, match="openvino-cpu, onnxruntime-cpu, ideal"):
+    with pytest.raises(InputError, match=r"openvino-cpu, .*onnxruntime-cpu, ideal"):
         by_name("gpu")
 
 
-@pytest.mark.parametrize("target", ALL, ids=NAMES)
+@pytest.mark.parametrize("target", HERE, ids=NAMES)
 def test_originals_are_always_possible(target: Target) -> None:
     for kind, option in (
         ("weight", Weight(bits=32)),
@@ -93,20 +94,20 @@ def test_originals_are_always_possible(target: Target) -> None:
         assert "" == target.can(option, site(kind), graph())
 
 
-@pytest.mark.parametrize("target", ALL, ids=NAMES)
+@pytest.mark.parametrize("target", HERE, ids=NAMES)
 def test_activations_are_possible_in_the_widths_it_names_and_no_other(target: Target) -> None:
     for bits in (4, 6, 8):
         answer = target.can(Activation(bits=bits), site("activation"), graph())
         assert (answer == "") == (bits in target.activation_bits()), answer
 
 
-@pytest.mark.parametrize("target", ALL, ids=NAMES)
+@pytest.mark.parametrize("target", HERE, ids=NAMES)
 def test_weights_are_stored_in_two_to_eight_bits(target: Target) -> None:
     for bits in range(2, 9):
         assert "" == target.can(Weight(bits=bits), site("weight"), graph())
 
 
-@pytest.mark.parametrize("target", ALL, ids=NAMES)
+@pytest.mark.parametrize("target", HERE, ids=NAMES)
 @pytest.mark.parametrize("size", [16, 24, 64])
 def test_channels_stay_in_steps(target: Target, size: int) -> None:
     step = target.channel_step(size)
@@ -117,23 +118,27 @@ def test_channels_stay_in_steps(target: Target, size: int) -> None:
 
 
 def test_steps_by_hand() -> None:
-    assert (8, 8, 2) == tuple(t.channel_step(16) for t in ALL)
+    assert all((2 if t == Ideal() else 8) == t.channel_step(16) for t in ALL)
     assert (1, 5) == (Ideal().channel_step(5), OpenVino().channel_step(5))
 
 
 def test_integers_compute_only_with_integers() -> None:
     assert (8, 8) == OpenVino().computes(4, 8)
     assert (32, 32) == OpenVino().computes(4, 32) == OpenVino().computes(32, 8)
-    # it expands coded weights on load: what it computes in is what it is billed
-    assert (32, 32) == OnnxRuntime().computes(4, 8)
+    assert (8, 8) == OnnxRuntime().computes(4, 8)
+    assert (32, 32) == OnnxRuntime().computes(4, 32) == OnnxRuntime().computes(32, 8)
     assert (4, 6) == Ideal().computes(4, 6)
 
 
 def test_only_what_runs_states_latency() -> None:
-    assert [True, True, False] == ["latency" in t.bills for t in ALL]
+    assert all((t != Ideal()) == ("latency" in t.bills) == t.timed for t in ALL)
 
 
-@pytest.mark.parametrize("target", ALL, ids=NAMES)
+# torch is what allot itself runs on
+NOT_TORCH = tuple(t for t in HERE if not t.name.startswith("torch"))
+
+
+@pytest.mark.parametrize("target", NOT_TORCH, ids=[t.name for t in NOT_TORCH])
 def test_an_absent_runtime_says_how_to_get_it(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
