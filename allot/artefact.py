@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from allot import part
+from allot import disk, part
 from allot import plan as plans
 from allot.errors import ArtefactError, DataError
-from allot.files import json_bytes, read_json, write_bytes
+from allot.files import json_bytes, read_json, write_files
 from allot.onnx_graph import load_proto
 from allot.packed import Packed, pack, unpack
 from allot.plan import Plan
@@ -30,17 +30,27 @@ PLAN, SUMMARY = "plan.json", "summary.json"
 NEEDED = (WEIGHTS, GRAPH, LAYOUT, PLAN, SUMMARY)
 
 
-def write_weights(folder: Path, onnx: bytes, deployed: nn.Module, graph: Graph) -> int:
+def write_weights(
+    folder: Path, onnx: bytes, deployed: nn.Module, graph: Graph, *, coded: bool = False
+) -> int:
     """Packs the exported network into three files of the folder; the bytes of the packed weights.
 
-    They belong to no artefact until `seal` names them.
+    They belong to no artefact until a manifest names them.  coded: with entropy-coded weights.
     """
-    packed = pack(onnx, deployed, graph)
-    unseal(folder)
-    write_bytes(folder / WEIGHTS, packed.weights)
-    write_bytes(folder / GRAPH, packed.graph)
-    write_bytes(folder / LAYOUT, packed.layout)
-    return len(packed.weights)
+    size, files = _packed(onnx, deployed, graph, coded=coded)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    write_files(folder, files)
+    return size
+
+
+def _packed(
+    onnx: bytes, deployed: nn.Module, graph: Graph, *, coded: bool
+) -> tuple[int, dict[str, bytes]]:
+    """Bytes of the packed weights, and the three files."""
+    found = pack(onnx, deployed, graph)
+    size = len(found.weights)
+    found = disk.coded(found) if coded else found
+    return size, {WEIGHTS: found.weights, GRAPH: found.graph, LAYOUT: found.layout}
 
 
 def read_weights(folder: Path) -> bytes:
@@ -56,27 +66,24 @@ def write_artefact(
     deployed: nn.Module,
     graph: Graph,
     documents: Mapping[str, Any],
+    coded: bool = False,
 ) -> int:
-    """Writes a whole artefact; the bytes of its packed weights.
+    """Writes a whole artefact; the bytes of its packed weights, before they are entropy coded.
 
     documents: file name -> text or bytes, or data that becomes JSON; plan.json and summary.json
-    must be among them. The manifest goes first and comes last: a folder that a kill left between
-    two artefacts is said to be unfinished, never taken for either.
+    must be among them.  coded: with entropy-coded weights.  The manifest goes first and comes last:
+    a folder that a kill left between two artefacts is said to be unfinished, never taken for
+    either; one that there was no space for is as it was before.
     """
-    size = write_weights(folder, onnx, deployed, graph)
-    for name, content in documents.items():
-        write_bytes(folder / name, _bytes(content))
-    seal(folder, [WEIGHTS, GRAPH, LAYOUT, *documents])
+    size, files = _packed(onnx, deployed, graph, coded=coded)
+    _write(folder, files | {n: _bytes(c) for n, c in documents.items()}, kept=())
     return size
 
 
 def add_documents(folder: Path, documents: Mapping[str, Any]) -> None:
     """Writes more files into a checked artefact, or new versions of its JSON and HTML files."""
     names = check(folder)
-    unseal(folder)
-    for name, content in documents.items():
-        write_bytes(folder / name, _bytes(content))
-    seal(folder, [*names, *documents])
+    _write(folder, {n: _bytes(c) for n, c in documents.items()}, kept=names)
 
 
 def _bytes(content: Any) -> bytes:
@@ -85,21 +92,15 @@ def _bytes(content: Any) -> bytes:
     return content.encode() if isinstance(content, str) else json_bytes(content)
 
 
-def unseal(folder: Path) -> None:
-    """Takes the manifest away: what the folder holds is no artefact from now on."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-
-
-def seal(folder: Path, names: list[str]) -> None:
-    """Writes the manifest over the named files: size and hash of each, and the format's version."""
-    lacking = [n for n in NEEDED if n not in names]
+def _write(folder: Path, files: Mapping[str, bytes], *, kept: tuple[str, ...]) -> None:
+    """Files and the manifest over them and those kept: size and hash of each, and the version."""
+    found = {n: _digest(_read(folder, n)) for n in kept if n not in files}
+    found |= {n: _digest(data) for n, data in files.items()}
+    lacking = [n for n in NEEDED if n not in found]
     if lacking:
         raise ArtefactError(f"an artefact needs {', '.join(lacking)} too")
-    files = {n: _digest(_read(folder, n)) for n in sorted(set(names))}
-    write_bytes(
-        folder / MANIFEST,
-        json_bytes({"format": "allot artefact", "version": VERSION, "files": files}),
-    )
+    manifest = {"format": "allot artefact", "version": VERSION, "files": found}
+    write_files(folder, {**files, MANIFEST: json_bytes(manifest)}, seal=MANIFEST)
 
 
 def _digest(data: bytes) -> dict[str, Any]:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from allot import document, ledger
-from allot.artefact import SUMMARY, describe, write_artefact
+from allot.artefact import SUMMARY, WEIGHTS, describe, write_artefact
 from allot.certify import Statement, fixed_sequence, state, state_agreement
 from allot.clock import predictions
 from allot.deploy import deploy
 from allot.errors import JobError
+from allot.faults import EXAMPLES, fault
 from allot.files import write_json, write_text
 from allot.front import Front, Measured
 from allot.ledger import Use, sample_digests
@@ -26,10 +27,11 @@ from allot.plan import Plan
 from allot.report import page
 from allot.report.data import read
 from allot.run import Run
+from allot.settle import settled_
 from allot.sweep import outputs
 from allot.target import Target
 from allot.task import Task
-from allot.verify import Parity, first_difference, layer_differences, parity, require
+from allot.verify import Parity, parity, require
 
 _BATCH = 250
 
@@ -52,7 +54,7 @@ class Built:
 def build(run: Run, m: Measured) -> Built:
     """The network of a measured plan after the recovery it was measured with."""
     standins = run.meter.standins(run.space.options(m.point), run.recovery(m.recovery))
-    planned = run.bank.copy(standins)
+    planned = settled_(run.bank.copy(standins), run.space.graph)
     deployed = deploy(planned, run.space.graph)
     onnx = to_onnx(deployed, run.task.example())
     return Built(task=run.task, planned=planned, deployed=deployed, onnx=onnx)
@@ -102,7 +104,8 @@ class Delivery:
         )
 
     def _within(self, m: Measured) -> bool:
-        timed = m.latency_from == "measured" or "latency" not in self.limits
+        known = "latency" not in self.limits or not self.run.target.timed
+        timed = m.latency_from == "measured" or known
         return timed and all(m.bills[k] <= v for k, v in self.limits.items())
 
 
@@ -206,7 +209,7 @@ def deliver(d: Delivery) -> Mapping[str, object]:
         raise JobError("there is no certified plan to deliver")
     checked = verified(run, built, d.run_outputs)
     times = {}
-    if "latency" in run.target.bills:
+    if run.target.timed:
         times[run.target.name] = document.timed(run, built.onnx, run.target)
     parities = {run.target.name: checked}
     for target in run.checked_in:
@@ -214,12 +217,15 @@ def deliver(d: Delivery) -> Mapping[str, object]:
             found = _run(run, built, target)
             parities[target.name] = verified(run, built, found, target)
             times[target.name] = document.timed(run, built.onnx, target)
+    options = run.space.options(d.chosen.point)
+    overlay = run.meter.overlay(options, run.recovery(d.chosen.recovery))
     plan = Plan(
         graph=run.job.graph,
         weights=run.job.weights,
-        options=run.space.options(d.chosen.point),
+        options=options,
         recovery=d.chosen.recovery,
         rewrites=tuple(json.dumps(r.dump(), sort_keys=True) for r in run.job.rewrites),
+        overlays=(overlay,) if overlay else (),
     )
     documents = document.whole(
         d, original_outputs(run), times=times, parities=parities, io=describe(built.onnx)
@@ -230,24 +236,26 @@ def deliver(d: Delivery) -> Mapping[str, object]:
         deployed=built.deployed,
         graph=run.space.graph,
         documents={"plan.json": plan.dump(), **documents},
+        coded="disk" in d.limits,
     )
     if size != d.chosen.bills["size"]:
         raise JobError(f"weights take {size} bytes on disk, the account says {d.chosen.bills}")
+    on_disk = (run.folder / WEIGHTS).stat().st_size
+    if "disk" in d.limits and on_disk != d.chosen.bills["disk"]:
+        raise JobError(f"the weights file has {on_disk} bytes, the account says {d.chosen.bills}")
     document.add_report(run.folder)
     return documents[SUMMARY]
 
 
 def verified(run: Run, built: Built, found: Tensor, target: Target | None = None) -> Parity:
-    """Parity of the file with the simulation; on failure the first layer that differs is named."""
-    got = parity(built.simulated, found, divergence=run.task.divergence)
-    where = ""
-    if not got.holds:
-        differences = layer_differences(
-            built.onnx,
-            built.deployed,
-            run.task.example(),
-            target=target or run.target,
-            workload=run.workload,
-        )
-        where = first_difference(differences)
-    return require(got, where=where)
+    """Parity of the file with the simulation; on failure the first layer that differs is named,
+    and what it looks like."""
+    target = target or run.target
+    got = parity(built.simulated, found, divergence=run.task.divergence, within=target.tolerance)
+    if got.holds:
+        return got
+    said = fault(
+        built.onnx, built.deployed, run.task.example(EXAMPLES), target=target,
+        workload=run.workload,
+    )  # fmt: skip
+    return require(got, where=said.layer, why=said.text)

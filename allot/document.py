@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from allot import bill
+from allot import bill, card
 from allot.artefact import SUMMARY, add_documents
 from allot.clock import repeated
 from allot.front import Measured
 from allot.measure import paired_interval
 from allot.num.paired import drop_interval
+from allot.processor import device, instructions
 from allot.report import page
 from allot.report.data import read
 from allot.run import Run
@@ -70,6 +72,7 @@ def whole(
     # a point past the end of the fixed sequence has nothing said of it
     if index in d.statements:
         found["certificate.json"] = d.statements[index].dump()
+    found[card.FILE] = card.card(report, found.get("certificate.json"))
     return found
 
 
@@ -116,6 +119,7 @@ def summary(d: Delivery, original: Tensor) -> dict[str, Any]:
         "workload": asdict(job.workload),
         "seed": job.seed,
         "axes": list(job.axes),
+        **({"rewrites": dict(run.tried)} if run.tried else {}),
         "metric": run.task.metric,
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "budgets": {k: {"limit": v, "asked": _asked(job.budgets, k)} for k, v in d.limits.items()},
@@ -130,7 +134,14 @@ def summary(d: Delivery, original: Tensor) -> dict[str, Any]:
         "unknown": [list(u) for u in graph.unknown],
         "notes": notes(run),
         "versions": versions(),
+        "environment": environment(),
     }
+
+
+def environment() -> dict[str, Any]:
+    """The machine, as far as results may hang on it."""
+    system = f"{platform.system()} {platform.machine()}"
+    return {"system": system, "processor": device(), "instructions": list(instructions())}
 
 
 def _asked(budgets: tuple[str, ...], bill: str) -> str:

@@ -2,33 +2,88 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from allot.errors import ArtefactError
+from allot.errors import ArtefactError, JobError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """The file with new content, or unchanged if anything fails or the process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """The file with new content, or unchanged if anything fails or the process is killed.
+
+    Raises JobError where the disk is full.
+    """
+    write_files(path.parent, {path.name: data})
+
+
+def write_files(folder: Path, files: Mapping[str, bytes], *, seal: str = "") -> None:
+    """All files of a folder (name -> content) new, or all as they were where one cannot be written.
+
+    Every file is written whole under another name and flushed to the disk before the first takes
+    its place.  seal: the one that says that the others belong together; it is taken away first and
+    put in its place last, so that a kill between them leaves a folder without it.  Raises JobError
+    where the disk is full.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: dict[str, str] = {}
+    try:
+        for name, data in files.items():
+            written[name] = _aside(folder, name, data)
+        if seal:
+            (folder / seal).unlink(missing_ok=True)
+            _flush(folder)
+        for name in sorted(written, key=lambda n: n == seal):
+            if name == seal:
+                _flush(folder)
+            os.replace(written[name], folder / name)
+        _flush(folder)
+    except OSError as e:
+        if e.errno not in _FULL:
+            raise
+        size = sum(map(len, files.values()))
+        raise JobError(
+            f"the disk that holds {folder} is full: {size} bytes for {', '.join(files)} could not "
+            "be written, and nothing was changed; free some space or name another folder"
+        ) from e
+    finally:
+        for name in written.values():
+            Path(name).unlink(missing_ok=True)
+
+
+def _aside(folder: Path, name: str, data: bytes) -> str:
+    """Path of a new file in the folder that holds the data, flushed to the disk."""
+    handle, path = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
     try:
         with os.fdopen(handle, "wb") as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        Path(name).chmod(0o644)
-        os.replace(name, path)
+        Path(path).chmod(0o644)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
         raise
+    return path
+
+
+def _flush(folder: Path) -> None:
+    """Names of the folder's files to the disk, where the system can (not on Windows)."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,8 +26,8 @@ from allot.artefact import (
     write_artefact,
 )
 from allot.deploy import deploy, named_layers
-from allot.errors import ArtefactError, DataError
-from allot.files import load_weights, write_bytes, write_json
+from allot.errors import ArtefactError, DataError, JobError
+from allot.files import load_weights, write_bytes, write_files, write_json
 from allot.onnx_graph import load_proto, to_onnx
 from allot.option import Option
 from allot.options.precision import Activation, Weight
@@ -275,11 +277,102 @@ def test_an_artefact_half_written_over_another_is_not_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = made(tmp_path / "a")
-    monkeypatch.setattr("allot.artefact.seal", _interrupted)
+    replace, done = os.replace, list[object]()
+
+    def killed(source: str, target: object) -> None:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(target)
+        replace(source, target)  # type: ignore[type-var]
+
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         made(folder)
+    assert not list(folder.glob(".*"))
     with pytest.raises(ArtefactError, match="no finished artefact"):
         open_artefact(folder)
+
+
+def _full_after(count: int) -> Callable[[int], None]:
+    """os.fsync of a disk that is full once so many files were flushed."""
+    done = list[int]()
+
+    def fsync(handle: int) -> None:
+        done.append(handle)
+        if len(done) > count:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    return fsync
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_a_full_disk_is_one_sentence_and_changes_nothing(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = made(tmp_path / "a")
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    monkeypatch.setattr(os, "fsync", _full_after(count))
+    with pytest.raises(JobError, match=r"is full: \d+ bytes .* nothing was changed"):
+        made(folder)
+    with pytest.raises(JobError, match="is full"):
+        add_documents(folder, {"more.json": {"a": 1}})
+    assert before == {p.name: p.read_bytes() for p in folder.iterdir()}
+    open_artefact(folder)
+    with pytest.raises(JobError, match="free some space"):
+        made(tmp_path / "b")
+    assert not list((tmp_path / "b").iterdir())
+
+
+def test_another_fault_of_the_disk_is_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        write_bytes(tmp_path / "a", b"1")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_and_their_names_are_flushed_before_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a crash leaves is on the disk in that order: data, names, seal."""
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def flushed(handle: int) -> None:
+        events.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        fsync(handle)
+
+    def named(source: str, target: Path) -> None:
+        events.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", named)
+    write_files(tmp_path, {"seal": b"s", "a": b"1", "b": b"2"}, seal="seal")
+    assert events == ["file", "file", "file", "folder", "a", "b", "folder", "seal", "folder"]
+
+
+@pytest.mark.parametrize("bits", [(8, 4), (3, 2)])
+def test_entropy_coded_weights_open_to_the_same_network(
+    bits: tuple[int, int], tmp_path: Path
+) -> None:
+    pytest.importorskip("constriction")
+    onnx, deployed = exported(bits=bits)
+    documents: dict[str, object] = {"plan.json": {}, "summary.json": {}}
+    sizes = [
+        write_artefact(
+            tmp_path / name, onnx=onnx, deployed=deployed, graph=graph(), documents=documents,
+            coded=name == "coded",
+        )
+        for name in ("plain", "coded")
+    ]  # fmt: skip
+    assert sizes[0] == sizes[1] == (tmp_path / "plain" / "weights.safetensors").stat().st_size
+    assert read_weights(tmp_path / "coded") == read_weights(tmp_path / "plain")
+    check(tmp_path / "coded")
 
 
 _WANTED = [{"name": "input", "shape": ["batch", 3, 8, 8], "dtype": "float32"}]

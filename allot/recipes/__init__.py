@@ -9,6 +9,7 @@ from allot.recipes.branches import LORC, SVDQUANT
 from allot.recipes.curvature import AUGMENTED, HAWQ
 from allot.recipes.data_free import ZEROQ
 from allot.recipes.disassembly import QLLM
+from allot.recipes.entropy import L2_COMPRESSION
 from allot.recipes.evolution import SIMQ_NAS
 from allot.recipes.experts import DELE
 from allot.recipes.floats import LLM_FP4
@@ -24,8 +25,8 @@ from allot.recipes.rounding import ADAROUND, DISCQUANT, GPTQ, HQQ, NUPES
 # by their number in the survey, then those without one by year
 ALL: tuple[Recipe, ...] = (
     ADAQUANT, QDROP, DISCQUANT, NUPES, AUGMENTED, ZEROQ, HAWQ, LRP_QVIT, ACTQUANT, LLM_FP4, LORC,
-    SVDQUANT, QLLM, OUTLIER_SUPPRESSION, OS_PLUS, EAQUANT, DGQ, WHITEPAPER, SIMQ_NAS, DELE,
-    ADAROUND, BRECQ, GPTQ, SMOOTHQUANT, AWQ, HQQ,
+    SVDQUANT, QLLM, OUTLIER_SUPPRESSION, OS_PLUS, EAQUANT, DGQ, WHITEPAPER, SIMQ_NAS,
+    L2_COMPRESSION, DELE, ADAROUND, BRECQ, GPTQ, SMOOTHQUANT, AWQ, HQQ,
 )  # fmt: skip
 
 
