@@ -29,8 +29,9 @@ def compress(
         list[str],
         typer.Option(
             metavar="BILL=AMOUNT",
-            help="An upper bound: size, bitops or latency, as a share of the original's "
-            "(size=12%) or absolute (size=40KB, latency=4ms). May be given several times.",
+            help="An upper bound: size, bitops, latency, memory, disk (bytes after entropy coding) "
+            "or energy (of a described accelerator), as a share of the original's (size=12%) or "
+            "absolute (size=40KB, latency=4ms). May be given several times.",
             show_default=False,
         ),
     ] = [],  # noqa: B006 - read only; the shape that the option parser wants
