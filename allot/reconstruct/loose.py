@@ -13,6 +13,34 @@ from allot.options.standins import QuantizedInput, QuantizedOutput, inner_attrib
 from allot.reconstruct.draw import drawn
 
 
+class _Stretched(torch.autograd.Function):
+    """A tensor quantized by a wrapper whose step is its own times exp(stretch).
+
+    Inside the range an element has its gradient and the stretch that of what rounding did to it;
+    outside it the element has none and the stretch that of the value it is clipped to (Esser et al.
+    2020, eq. 3, times the step).  One pass over the tensor in each direction, where the same
+    written with torch's own functions takes eight.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, stretch: Tensor, edge: QuantizedInput | QuantizedOutput
+    ) -> Tensor:
+        step = edge.scale * float(stretch.exp())
+        y, inside = torch.ops.aten.fake_quantize_per_tensor_affine_cachemask(
+            x, step, edge.zero_point, 0, UInt(bits=edge.bits).hi
+        )
+        ctx.save_for_backward(x, y, inside)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, inside = ctx.saved_tensors
+        within = grads[0] * inside
+        pull = torch.sum(grads[0] * y) - torch.sum(within * x)
+        return within, pull, None
+
+
 class Loose(nn.Module):
     """In place of a wrapper that quantizes a tensor at the boundary of `inner`.
 
@@ -60,9 +88,8 @@ class Loose(nn.Module):
         edge = self.edge[0]
         if not self.learned:
             return edge.quantize(x)
-        step = edge.scale * self.stretch.exp()
-        u = (x / step + edge.zero_point).clamp(0, UInt(bits=edge.bits).hi)
-        return (u + (u.round() - u).detach() - edge.zero_point) * step
+        y: Tensor = _Stretched.apply(x, self.stretch, edge)
+        return y
 
     def hard(self, inner: nn.Module) -> nn.Module:
         """The wrapper as it was, with the step that was found, around `inner`."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from allot.num.adaround import AdaRound
 from allot.num.freecodes import FreeCodes
@@ -21,17 +23,20 @@ from allot.scheme import Scheme
 from allot.task import Data, Task
 from benchmarks.figures import Figure, at_most, mean_interval
 from benchmarks.quantize.judged import Judged, judged
-from benchmarks.tasks import RESNET20, resnet20
+from benchmarks.tasks import CALIBRATE, RESNET20, resnet20
 
 PEERS = Path(__file__).parents[1] / "results" / "peer_w4a8.json"
 SEEDS = (0, 1, 2)
 W2A4 = Bits(weight=2, activation=4)
-# every weight up or down, then moved over the whole grid, in order; then blocks learned
+# every weight up or down, then moved over the whole grid, in order; then blocks learned; all on the
+# calibration images and their mirror images
 LEARNED = Scheme(
     weight=Weight(bits=4, rounding=FreeCodes(start=AdaRound())),
     activation=Activation(bits=8),
     recovery=Recovery(
-        samples=1024, in_order=True, learning=Reconstruction(steps=400, samples=1024)
+        samples=2 * CALIBRATE,
+        in_order=True,
+        learning=Reconstruction(steps=400, samples=2 * CALIBRATE),
     ),
 )
 # of a block at W2A4
@@ -54,7 +59,7 @@ def unseen(task: Task, *, quick: bool) -> Data:
 
 def against_peers(name: str, seed: int, *, quick: bool) -> dict[str, Figure]:
     """KL at W4A8, every convolution in 4 bits, over a tenth of the best peer's; accuracy; time."""
-    task = resnet20(name, seed=seed)
+    task = mirrored(resnet20(name, seed=seed))
     found = judged(task, steps(LEARNED, quick=quick), unseen(task, quick=quick), seed=seed)
     peers = json.loads(PEERS.read_text())
     best = min(_peer_kls(peers, name))
@@ -73,6 +78,17 @@ def against_peers(name: str, seed: int, *, quick: bool) -> dict[str, Figure]:
             found.seconds / 60, 3.0, n=1, seeds=[seed]
         ),
     }  # fmt: skip
+
+
+def mirrored(task: Task) -> Task:
+    """The task with every calibration image [c, h, w] followed, behind all, by its mirror image.
+
+    Codes learned on the images alone fit what is particular to these: the divergence on them fell
+    to a third of that on others.
+    """
+    images = task.calibrate.inputs
+    assert isinstance(images, Tensor)
+    return replace(task, calibrate=Data(inputs=torch.cat([images, images.flip(-1)])))
 
 
 def _peer_kls(peers: Any, name: str) -> list[float]:

@@ -82,6 +82,15 @@ def test_the_gradient_of_a_step_is_that_of_clipped_elements_and_of_rounding_erro
     assert torch.isclose(torch.tensor((2 - 0.55 / 0.25) * 0.25), g, rtol=1e-4)
 
 
+def test_an_element_has_its_gradient_inside_the_range_and_none_outside() -> None:
+    for learned in (False, True):
+        x = torch.tensor([-100.0, -1.7, 0.1, 1.9, 100.0], requires_grad=True)
+        (g,) = torch.autograd.grad(
+            loose(wrapper(QuantizedInput), drop=0, learned=learned)(x).sum(), x
+        )
+        assert g.tolist() == [0, 1, 1, 1, 0]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_hard_again_it_is_the_wrapper_with_the_step_that_was_found(kind: type[nn.Module]) -> None:
     edge, inner = wrapper(kind), nn.ReLU()

@@ -25,8 +25,8 @@ from allot.options.precision import Activation, Weight
 from allot.options.standins import OnGrid, QuantizedLayer
 from allot.options.width import Keep
 from allot.reconstruct.learn import learned, loss_of
-from allot.reconstruct.losses import FinalKL, FisherWeighted, InnerOutput
-from allot.reconstruct.reconstruct import reconstructed, softened
+from allot.reconstruct.losses import FinalKL, FisherWeighted, InnerOutput, Loss
+from allot.reconstruct.reconstruct import reconstructed, rematched, softened
 from allot.reconstruct.setting import Reconstruction
 from allot.reconstruct.soft import FreeRounding, SoftRounding
 from allot.reconstruct.streams import run
@@ -211,6 +211,24 @@ def test_what_has_nothing_to_learn_stays_and_progress_ends_at_1() -> None:
     head = replace(QUICK, unit=Named(units=(("head",),)))
     found = reconstructed(k.bank, k.task, options, setting=head)
     assert found.keys() == start.keys() and found["conv1"] is start["conv1"]
+
+
+@pytest.mark.parametrize("loss", (QUICK.loss, FinalKL()))
+def test_matched_again_a_unit_has_the_moments_of_the_original(loss: Loss) -> None:
+    k = small.kit(toys.residual)
+    # batches of unequal size
+    setting, unit = replace(QUICK, loss=loss, samples=22), ("layer1.0",)
+    options = quantized(k)
+    start = k.bank.standins(options)
+    goal = moments(k.task, k.bank.skeleton, k.graph, samples=22)
+    doing = work(source(k.bank, k.task, setting, seed=0), unit, start)
+    found = rematched(doing, options, start, goal)
+    with k.bank.trial({**start, **found}) as model:
+        now = moments(k.task, model, k.graph, samples=22)
+    assert found and all(n.startswith("layer1.0.") for n in found)
+    for name in found:
+        for a, b in zip(now[name], goal[name], strict=True):
+            assert torch.allclose(a, b, atol=1e-4), name
 
 
 def test_units_must_follow_one_another_and_have_whole_borders() -> None:
