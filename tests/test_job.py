@@ -101,7 +101,7 @@ def job() -> Job:
 
 
 def test_a_job_survives_its_folder(tmp_path: Path) -> None:
-    other = {k: OTHER[k] for k in ("rewrites", "originals", "strong", "calibration")}
+    other = {k: OTHER[k] for k in ("rewrites", "originals", "strong", "calibration", "struck")}
     for given in (job(), replace(job(), **other)):  # type: ignore[arg-type]
         write_json(tmp_path / setup.JOB, given.dump())
         assert setup.read_job(tmp_path) == given
@@ -130,6 +130,7 @@ OTHER = {
     "originals": (("folded", (FoldNorms(),)),),
     "strong": Recovery(samples=7),
     "calibration": Taken(by="cover", index=(4, 1)),
+    "struck": (("conv1.weight", "W4", "slower"),),
 }
 
 

@@ -93,3 +93,15 @@ class _Reader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self._left
+
+
+def unusable(onnx: bytes) -> str:
+    """Why ONNX Runtime does not open a file that its own quantizer wrote, "" where it does."""
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
+
+    try:
+        onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    except (Fail, InvalidGraph) as e:
+        return f"ONNX Runtime does not open what its quantizer wrote: {str(e).splitlines()[0]}"
+    return ""

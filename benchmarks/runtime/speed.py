@@ -59,12 +59,16 @@ def measured(name: str, seed: int, *, rounds: int) -> dict[str, Figure]:
         }
     first = NETWORKS[name].batches[0]
     bars = {FLOAT: BARS[name], NNCF: 1.0, ORT: 1.0}
-    return {
+    found = {
         f"{name} at batch {first}: speed over {what}": figure(
             {n: paired(t[what], t[OURS]) for n, t in timed.items()}, bar, seed=seed, first=first
         )
         for what, bar in bars.items()
+        if what in timed[first]
     }
+    if ORT not in timed[first]:
+        found[f"{name} at batch {first}: speed over {FLOAT}"]["left_out"] = rivals.unusable(other)
+    return found
 
 
 def _timed(
@@ -76,8 +80,9 @@ def _timed(
         OURS: TARGET.open(files.quantized, workload=Workload(batch=batch)),
         FLOAT: OnnxSession(files.original, inputs),
         NNCF: OpenVinoSession(xml, inputs, floats="bf16"),
-        ORT: OnnxSession(other, inputs),
     }
+    if not rivals.unusable(other):
+        sessions[ORT] = OnnxSession(other, inputs)
     return compare(sessions, inputs, rounds=rounds, settle=SETTLE)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -202,17 +202,14 @@ def dump_space(space: Space) -> dict[str, Any]:
 def load_space(data: Mapping[str, Any]) -> Space:
     """The space that `dump_space` wrote."""
     g = data["graph"]
-    sites = [
-        Site(**{**s, "touches": tuple(Touch(**_tuples(t)) for t in s["touches"])})
-        for s in map(_tuples, g["sites"])
-    ]
     graph = Graph(
         layers=tuple(Layer(**_tuples(x)) for x in g["layers"]),
-        sites=tuple(sites),
+        sites=_sites(g["sites"]),
         norms=tuple(g["norms"]),
         order=tuple((name, event) for name, event in g["order"]),
         unknown=tuple((name, kind, n) for name, kind, n in g["unknown"]),
         loose=g["loose"],
+        results=_sites(g.get("results", ())),
     )
     choices = tuple(
         Choice(
@@ -224,6 +221,13 @@ def load_space(data: Mapping[str, Any]) -> Space:
         for c in data["choices"]
     )
     return Space(graph=graph, choices=choices)
+
+
+def _sites(data: Sequence[Mapping[str, Any]]) -> tuple[Site, ...]:
+    return tuple(
+        Site(**{**s, "touches": tuple(Touch(**_tuples(t)) for t in s["touches"])})
+        for s in map(_tuples, data)
+    )
 
 
 def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
