@@ -53,7 +53,6 @@ def _of_layer(target: Target, name: str, batch: int) -> Callable[[LayerState], f
 def work(state: LayerState, batch: int) -> Work:
     """What a call of `batch` samples asks of a layer that is there."""
     layer = state.thinned
-    ins = layer.weight[1] * layer.groups
     left = state.tokens / state.all_tokens
     return Work(
         macs=batch * state.macs,
@@ -61,7 +60,7 @@ def work(state: LayerState, batch: int) -> Work:
         input_bits=state.input_bits,
         stored_bits=state.stored_bits,
         weight_bytes=float(state.stored_bytes),
-        entering=batch * count(layer.in_shape) * state.ins / ins,
+        entering=batch * count(layer.in_shape) * state.ins / layer.ins,
         leaving=batch * count(layer.out_shape) * left * state.outs / layer.weight[0],
     )
 

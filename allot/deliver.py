@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -207,16 +208,7 @@ def deliver(d: Delivery) -> Mapping[str, object]:
     run, built = d.run, d.built
     if d.chosen is None or built is None or d.run_outputs is None:
         raise JobError("there is no certified plan to deliver")
-    checked = verified(run, built, d.run_outputs)
-    times = {}
-    if run.target.timed:
-        times[run.target.name] = document.timed(run, built.onnx, run.target)
-    parities = {run.target.name: checked}
-    for target in run.checked_in:
-        if not target.missing() and target.name != run.target.name:
-            found = _run(run, built, target)
-            parities[target.name] = verified(run, built, found, target)
-            times[target.name] = document.timed(run, built.onnx, target)
+    parities, times = _checked(run, built, d.run_outputs)
     options = run.space.options(d.chosen.point)
     overlay = run.meter.overlay(options, run.recovery(d.chosen.recovery))
     plan = Plan(
@@ -245,6 +237,22 @@ def deliver(d: Delivery) -> Mapping[str, object]:
         raise JobError(f"the weights file has {on_disk} bytes, the account says {d.chosen.bills}")
     document.add_report(run.folder)
     return documents[SUMMARY]
+
+
+def _checked(
+    run: Run, built: Built, outputs: Tensor
+) -> tuple[dict[str, Parity], dict[str, dict[str, Any]]]:
+    """Parity and times of the file by runtime: the job's own, and those it is also checked in."""
+    parities = {run.target.name: verified(run, built, outputs)}
+    times = {}
+    if run.target.timed:
+        times[run.target.name] = document.timed(run, built.onnx, run.target)
+    for target in run.checked_in:
+        if not target.missing() and target.name != run.target.name:
+            found = _run(run, built, target)
+            parities[target.name] = verified(run, built, found, target)
+            times[target.name] = document.timed(run, built.onnx, target)
+    return parities, times
 
 
 def verified(run: Run, built: Built, found: Tensor, target: Target | None = None) -> Parity:

@@ -232,12 +232,11 @@ def layers(run: Run, m: Measured) -> list[dict[str, Any]]:
         s = bill.state(run.space, layer, m.point)
         there = (s.stored_bits, s.input_bits, s.ins, s.outs)
         bits, entering, ins, outs = (None, None, 0, 0) if s.gone else there
-        dense = layer.weight[1] if layer.groups == 1 else layer.weight[0]
         original = bill.state(run.space, layer, run.space.original)
         rows.append({
             "name": layer.module, "op": layer.op, "weight_shape": list(layer.weight),
             "macs": layer.macs, "bits": bits, "activation": entering,
-            "kept_in": ins, "in": dense, "kept_out": outs, "out": layer.weight[0],
+            "kept_in": ins, "in": layer.ins, "kept_out": outs, "out": layer.weight[0],
             "bytes": s.stored_bytes, "original_bytes": original.stored_bytes,
         })  # fmt: skip
     return rows

@@ -40,9 +40,10 @@ def dominated(
     return found
 
 
-def cut(space: Space, reasons: Reasons) -> Space:
-    """The space without dominated options, which its choices list as struck out."""
-    return space.only(lambda option, site: reasons.get(site.name, {}).get(option.label, ""))
+def cut(space: Space, struck: Sequence[tuple[str, str, str]]) -> Space:
+    """The space without the options of (site, label, why), which its choices list as struck out."""
+    reasons = {(name, label): why for name, label, why in struck}
+    return space.only(lambda option, site: reasons.get((site.name, option.label), ""))
 
 
 def _against(

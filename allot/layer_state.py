@@ -150,9 +150,9 @@ def _state(graph: Graph, layer: Layer, parts: Sequence[_Part]) -> LayerState:
     entering = effects.get(layer.input)
     outs = layer.weight[0] - sum(lost["out"] for _, lost in parts)
     # the groups of a grouped convolution go with their outputs
-    ins = layer.weight[1] * layer.groups * outs // layer.weight[0]
+    ins = layer.ins * outs // layer.weight[0]
     if layer.groups == 1:
-        ins = layer.weight[1] - sum(lost["in"] for _, lost in parts)
+        ins = layer.ins - sum(lost["in"] for _, lost in parts)
     every, left = _tokens(graph, layer, effects)
     weight, entering = weight or Effect(), entering or Effect()
     weight_bits, input_bits = _computed(layer, weight, entering)

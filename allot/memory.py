@@ -52,8 +52,7 @@ def _running(space: Space, target: Target, layer: Layer, batch: int) -> tuple[Te
 def _tensors(target: Target, state: LayerState) -> int:
     """Bytes of input and output of one sample."""
     layer = state.layer
-    ins = layer.weight[1] * layer.groups
     _, bits = target.computes(state.weight_bits, state.input_bits)
-    entering = count(layer.in_shape) * state.ins // ins
+    entering = count(layer.in_shape) * state.ins // layer.ins
     leaving = count(layer.out_shape) * state.outs // layer.weight[0]
     return math.ceil(entering * bits / 8) + 4 * leaving

@@ -9,6 +9,7 @@ from pathlib import Path
 from allot import certify, entropy_coding, ledger, part
 from allot import check as checks
 from allot.audit import audited
+from allot.dominated import cut
 from allot.errors import BudgetError, InputError, MissingError, PlanError
 from allot.files import read_json, write_json
 from allot.job import Budget, Job, Struck, say, taken
@@ -63,8 +64,7 @@ def space(
     for build in axes.values():
         whole = whole + build(graph, target)
     whole = whole.only(lambda option, site: target.can(option, site, graph))
-    reasons = {(name, label): why for name, label, why in struck}
-    whole = whole.only(lambda option, site: reasons.get((site.name, option.label), ""))
+    whole = cut(whole, struck)
     for pattern in excludes:
         whole = whole.exclude(pattern)
     for name, label in pins.items():

@@ -69,6 +69,11 @@ class Layer:
     norm: str = ""
     input: str = ""
 
+    @property
+    def ins(self) -> int:
+        """Channels that it reads."""
+        return self.weight[1] * self.groups
+
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:

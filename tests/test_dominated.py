@@ -61,7 +61,7 @@ def test_a_width_off_the_staircase_goes_and_the_step_below_it_stays() -> None:
     smaller = table("byte", ((0,), [32, 8, 6]))
     reasons = dominated(space((3,)), seconds=seconds, others=[smaller])
     assert list(reasons["l0.weight"]) == ["W8"]
-    left = cut(space((3,)), reasons)
+    left = cut(space((3,)), [("l0.weight", "W8", reasons["l0.weight"]["W8"])])
     assert [o.label for o in left.choices[0].options] == ["float", "W6"]
     assert left.choices[0].struck == (("W8", reasons["l0.weight"]["W8"]),)
 

@@ -20,8 +20,7 @@ from allot.bill import state
 from allot.cli.entry import call
 from allot.errors import InputError
 from allot.job import budget, say
-from allot.option import Option
-from allot.options.precision import Activation, Weight
+from allot.options.precision import Activation
 from allot.options.width import Keep
 from allot.runtimes import by_name
 from allot.runtimes.accelerator import Accelerator, Kernel
@@ -31,6 +30,7 @@ from allot.space import Choice, Space
 from allot.target import Work, Workload
 from tests import tiny
 from tests.deployables import exported, graph, images
+from tests.test_latency import space
 
 EXAMPLE = "examples/npu.yaml"
 NPU = load(EXAMPLE)
@@ -39,17 +39,6 @@ WORK = Work(
     macs=1e6, weight_bits=8, input_bits=8, stored_bits=8, weight_bytes=9000.0, entering=2000.0,
     leaving=1000.0,
 )  # fmt: skip
-
-
-def space() -> Space:
-    """Weights of 32, 8, 4 bits, tensors of 32 or 8, all layers of the small network."""
-    g, choices = graph(), []
-    for site in g.sites:
-        options: tuple[Option, ...] = (Activation(bits=32), Activation(bits=8))
-        if site.kind == "weight":
-            options = tuple(Weight(bits=b) for b in (32, 8, 4))
-        choices.append(Choice(site=site.name, options=options))
-    return Space(graph=g, choices=tuple(choices))
 
 
 def slow(**changes: float) -> Accelerator:
