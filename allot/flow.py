@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from allot import originals as several
 from allot.beginning import Admit, Asked, begun, run_of
 from allot.beginning import Axis as Axis
 from allot.beginning import Prepare as Prepare
-from allot.certify import Statement
 from allot.check import check_forward
 from allot.deliver import Delivery, deliver, proven, refused
 from allot.errors import BudgetError, NotCertified
@@ -30,6 +29,7 @@ from allot.harm.fisher import fisher
 from allot.kernel_probe import never_paying
 from allot.latency import LatencyTable
 from allot.memo import Memo
+from allot.outcome import Outcome as Outcome
 from allot.plan import weights_digest
 from allot.recover import STRONG, Recovery
 from allot.rewrites.rewrite import Rewrite
@@ -43,17 +43,6 @@ from allot.task import Task
 from allot.trace import trace
 
 WORKLOAD = Workload()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a job came to. chosen: index on the front, None where no plan was certified."""
-
-    folder: Path
-    front: Front
-    chosen: int | None
-    statement: Statement | None
-    summary: Mapping[str, Any]
 
 
 def compress(
@@ -106,6 +95,12 @@ def compress(
     budgets is proven (front and report are written), ParityError when the file computes
     something else than what was measured.
     """
+    if task.family is not None:
+        return _of_family(
+            task, budgets=budgets, max_drop=max_drop, target=target, out=out, seed=seed,
+            evaluations=evaluations, resume=resume, time_limit=time_limit, source=source,
+            report=report, tell=tell,
+        )  # fmt: skip
     asked = jobs.budgets(budgets)
     most = math.inf if evaluations is None else evaluations
     setup.evaluations(most)
@@ -182,6 +177,14 @@ def compress(
         )  # fmt: skip
     _forget(run, front)
     return _conclude(run, front, preferred, limits)
+
+
+def _of_family(task: Task, **settings: Any) -> Outcome:
+    """The job of a kind of network that has one of its own."""
+    assert task.family is not None
+    found = task.family.compress(task, **settings)
+    assert isinstance(found, Outcome)
+    return found
 
 
 def _bill(run: Run, asked: set[str]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from allot.errors import DataError
 
 Inputs = Tensor | dict[str, Tensor]
+# axes whose length is free beside the first one's, by "input" or the keys of a dict
+Free = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +43,12 @@ def take(inputs: Inputs, index: Tensor | slice) -> Inputs:
     return {k: v[index] for k, v in inputs.items()}
 
 
+def free_axes(inputs: Inputs) -> dict[str, tuple[int, ...]]:
+    """The length of sequences: the second axis of whole numbers [n, t]."""
+    given = {"input": inputs} if isinstance(inputs, Tensor) else inputs
+    return {k: (1,) for k, x in given.items() if x.dim() == 2 and not x.is_floating_point()}
+
+
 def call(model: nn.Module, batch: Inputs) -> Tensor:
     """The usual forward: a tensor goes in as it is, a dict by keywords."""
     return model(batch) if isinstance(batch, Tensor) else model(**batch)
@@ -58,6 +66,16 @@ def top1(output: Tensor, labels: Tensor) -> Tensor:
     return (output.argmax(1) == labels).double()
 
 
+class Family(Protocol):
+    """A kind of network whose sites and whose job are its own: a sampler, say."""
+
+    def graph(self, task: Task) -> Any:
+        """The sites of a task's network, as `allot.trace.trace` gives those of other networks."""
+
+    def compress(self, task: Task, **settings: Any) -> Any:
+        """The whole job; settings and outcome are those of `allot.compress`."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
     """What is to be compressed and how to tell what was lost.
@@ -65,8 +83,10 @@ class Task:
     model: the network, left as it is.  calibrate, search, certify: three sets that share no
     sample.  forward(model, batch) -> outputs [n, ...].  divergence(original outputs, outputs) ->
     per-sample loss of fidelity in nats [n].  score(outputs, labels) -> per-sample metric in
-    [0, 1], of which `metric` is the name.  input_names: names of the exported file's inputs.
-    preprocess: one sentence on what the inputs are, carried into the artefact.
+    [0, 1], of which `metric` is the name.  preprocess: one sentence on what the inputs are, carried
+    into the artefact.  free: axes of inputs that may have another length in the exported file, the
+    first one aside; None for the second axis of tokens [n, t].  family: whose job it is, where that
+    is not the usual one.
     """
 
     name: str
@@ -80,6 +100,8 @@ class Task:
     metric: str = "top-1"
     preprocess: str = ""
     classes: tuple[str, ...] = field(default=())
+    free: Free | None = None
+    family: Family | None = None
 
     def example(self, n: int = 2) -> Inputs:
         """A small batch of calibration inputs, for tracing and export."""

@@ -12,7 +12,8 @@ TaskName = Annotated[
     typer.Argument(
         metavar="TASK",
         help="What to compress: FILE.py:FUNCTION (the file is run, the function returns an "
-        "allot.Task) or a built-in name like digits-resnet.",
+        "allot.Task), a directory that diffusers wrote (DIR@steps=20 for so many steps), or a "
+        "built-in name like digits-resnet.",
         show_default=False,
     ),
 ]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allot import runtimes, setup, task_file
+from allot import runtimes, setup
 from allot.cli import arguments as a
-from allot.cli import stream, words
+from allot.cli import stream, tasks, words
 from allot.cli.tables import grid
 from allot.errors import InputError
 from allot.forecast import Forecast, forecast
@@ -50,7 +50,7 @@ def analyze(
     asked = Wanted(axes=axes, pins=words.pins(pin), excludes=words.excludes(exclude))
     made_for, workload = runtimes.by_name(target), Workload(batch=batch, threads=threads)
     with stream.diverted(), stream.progress() as report:
-        found = task_file.find(task, seed=seed)
+        found = tasks.find(task, seed=seed)
         measured = times(
             found, asked, target=made_for, workload=workload, path=latency_table, report=report
         )

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from allot import flow, runtimes, task_file
+from allot import flow, runtimes
 from allot import job as jobs
 from allot import originals as several
 from allot.artefact import SUMMARY
 from allot.cli import arguments as a
-from allot.cli import looking, stream, words
+from allot.cli import looking, stream, tasks, words
 from allot.cli.tables import result, shares
 from allot.errors import BudgetError, NotCertified
 from allot.files import read_json
@@ -100,7 +100,7 @@ def compress(
     calibration = words.samples(calibration_samples, select)
     search = _job(published, budgets=budget, max_drop=max_drop, bits=bits)
     with stream.diverted():
-        found = task_file.find(task, seed=seed)
+        found = tasks.find(task, seed=seed)
     folder = out or Path("runs") / found.name
     if dry_run:
         with stream.diverted():

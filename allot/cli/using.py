@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +16,15 @@ from allot.cli import arguments as a
 from allot.cli import arrays, stream
 from allot.cli.tables import grid
 from allot.document import add_report
-from allot.errors import ArtefactError, InputError
+from allot.errors import ArtefactError, InputError, JobError
 from allot.files import write_bytes, write_text
 from allot.integer_only.lower import integer_only
 from allot.integer_only.onnx import to_onnx
+from allot.onnx_graph import load_proto
+from allot.onnx_lengths import lengths
 from allot.report import compare, read, render
 from allot.report import text as words
+from allot.runtimes.tensorrt_form import Rule, tensorrt_form
 
 _SHOWN, _BEST = 5, 3
 
@@ -38,30 +42,71 @@ def export(
             "shift, outputs are whole numbers of one scale.",
         ),
     ] = False,
+    tensorrt: Annotated[
+        bool,
+        typer.Option(
+            "--tensorrt",
+            help="Also say which rules of TensorRT's explicit quantization the file keeps, and "
+            "what breaks the others; the exit code is 1 where one is broken.",
+        ),
+    ] = False,
     json: a.Json = False,
 ) -> None:
     """Write a plain ONNX file that runs without allot.
 
     Weights of fewer than 8 bits may take 8 there: the packed weights of the folder are what the
     size budget is about. --integer-only needs a network in which every layer is quantized; the
-    file says in its metadata what its codes stand for.
+    file says in its metadata what its codes stand for. --tensorrt reads the graph and runs nothing.
     """
     artefact = open_artefact(folder)
     if file.is_dir() or file.suffix != ".onnx":
         raise InputError(f"{file} should be a file that ends in .onnx")
-    ports: dict[str, list[dict[str, Any]]] = {}
+    if integers and tensorrt:
+        raise InputError("TensorRT reads no graph of whole numbers alone: give one of the two")
     with stream.diverted():
-        onnx = artefact.onnx()
+        onnx, ports = artefact.onnx(), {}
+        fixed, rules = lengths(load_proto(onnx)).fixed, tensorrt_form(onnx) if tensorrt else ()
         if integers:
             graph = integer_only(onnx)
             onnx, ports = to_onnx(graph), graph.ports()
     write_bytes(file, onnx)
     if json:
-        stream.out_json({"file": str(file), "bytes": len(onnx), **ports})
-        return
-    stream.out(f"{file}: {words.size(len(onnx))}")
+        data = {"rules": [asdict(r) | {"holds": r.holds} for r in rules]} if tensorrt else {}
+        stream.out_json({"file": str(file), "bytes": len(onnx), **_known(fixed), **ports, **data})
+    else:
+        stream.out(f"{file}: {words.size(len(onnx))}")
+        _say(fixed, ports, rules)
+    broken = [r.says for r in rules if not r.holds]
+    if broken:
+        raise JobError(
+            f"{file} is written, but {len(broken)} of {len(rules)} rules of TensorRT are broken: "
+            f"{'; '.join(broken)}"
+        )
+
+
+def _known(fixed: str) -> dict[str, str]:
+    return {"fixed_lengths": fixed} if fixed else {}
+
+
+def _say(
+    fixed: str, ports: Mapping[str, Sequence[Mapping[str, Any]]], rules: Sequence[Rule]
+) -> None:
+    """Why lengths are fixed, what codes of ports stand for, and which rules hold."""
+    if fixed:
+        stream.out(f"lengths are those of the calibration samples: {fixed}")
     for p in (p for ends in ports.values() for p in ends):
         stream.out(f"{p['name']}: {p['kind']}, value = {p['scale']:.6g} * (code - {p['zero']})")
+    if rules:
+        rows = [(r.says, "yes" if r.holds else "NO", _places(r.broken)) for r in rules]
+        stream.out(grid(("rule of TensorRT", "holds", "broken by"), rows))
+    for r in (r for r in rules if not r.holds):
+        stream.out(f"{r.says}: {r.change}")
+
+
+def _places(broken: Sequence[str]) -> str:
+    """The first tensors or operators, and how many more."""
+    more = len(broken) - _BEST
+    return ", ".join(broken[:_BEST]) + (f" and {more} more" if more > 0 else "")
 
 
 def run(

@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from allot import AXES, options, runtimes, setup, task_file
+from allot import AXES, options, runtimes, setup
+from allot.cli import tasks
 from allot.errors import InputError, PlanError
 from allot.flow import Axis
 from allot.job import Job
@@ -121,7 +122,7 @@ def task_of(job: Job, given: str) -> Task:
     """The task of a finished job, or the one given in its place; raises InputError, PlanError."""
     named = given or job.task
     try:
-        return task_file.find(named, seed=job.seed)
+        return tasks.find(named, seed=job.seed)
     except InputError as e:
         if given:
             raise
