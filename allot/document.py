@@ -18,6 +18,7 @@ from torch import Tensor
 from allot import bill, card
 from allot.artefact import SUMMARY, add_documents
 from allot.clock import repeated
+from allot.embeddings import left_in_float
 from allot.front import Measured
 from allot.measure import paired_interval
 from allot.num.paired import drop_interval
@@ -151,10 +152,7 @@ def _asked(budgets: tuple[str, ...], bill: str) -> str:
 def notes(run: Run) -> list[str]:
     """What a reader should know: what stayed in float, what could not be chosen, how sure."""
     graph = run.space.graph
-    said = [
-        f"{n} ({kind}, {k} parameters) is not understood and stays in float"
-        for n, kind, k in graph.unknown
-    ]
+    said = [*left_in_float(graph, {c.site for c in run.space.choices})]
     said += [
         f"{s.name} keeps its width: {s.fixed}"
         for s in graph.sites
@@ -169,7 +167,7 @@ def notes(run: Run) -> list[str]:
         said.append("the time limit was reached: fewer plans were measured than could have been")
     if run.fit is not None:
         said.append(
-            f"the latency model misses the {run.fit.n} networks it was fitted to by "
+            f"the latency model misses each of {run.fit.n} networks, fitted to the others, by "
             f"{100 * run.fit.error:.1f} % on average; finalists were timed"
         )
     return said
@@ -222,7 +220,7 @@ def original_labels(run: Run) -> Tensor:
     """What the original says of the certify set, where there are no labels."""
     from allot.deliver import original_outputs
 
-    return original_outputs(run).argmax(1)
+    return run.task.said(original_outputs(run))
 
 
 def layers(run: Run, m: Measured) -> list[dict[str, Any]]:

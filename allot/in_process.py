@@ -200,7 +200,7 @@ class InProcess:
             self._originals[piece] = self._original(piece)
         original = self._originals[piece]
         labels = self.data.labels
-        said = original.argmax(1) if labels is None else labels[slice(*piece)]
+        said = self.task.said(original) if labels is None else labels[slice(*piece)]
         values["divergences"] += rounded(self.task.divergence(original, output))
         values["scores"] += rounded(self.task.score(output, said))
 

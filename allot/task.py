@@ -61,6 +61,11 @@ def kl_to_original(original: Tensor, output: Tensor) -> Tensor:
     return (p.exp() * (p - q)).sum(1).clamp(min=0)
 
 
+def largest(output: Tensor) -> Tensor:
+    """What a network that puts out logits says: [n, classes] -> [n]."""
+    return output.argmax(1)
+
+
 def top1(output: Tensor, labels: Tensor) -> Tensor:
     """1 where the largest logit is the label's, else 0: [n, classes], [n] -> [n]."""
     return (output.argmax(1) == labels).double()
@@ -83,7 +88,8 @@ class Task:
     model: the network, left as it is.  calibrate, search, certify: three sets that share no
     sample.  forward(model, batch) -> outputs [n, ...].  divergence(original outputs, outputs) ->
     per-sample loss of fidelity in nats [n].  score(outputs, labels) -> per-sample metric in
-    [0, 1], of which `metric` is the name.  preprocess: one sentence on what the inputs are, carried
+    [0, 1], of which `metric` is the name; where there are no labels it is given what the original
+    said(outputs).  preprocess: one sentence on what the inputs are, carried
     into the artefact.  free: axes of inputs that may have another length in the exported file, the
     first one aside; None for the second axis of tokens [n, t].  family: whose job it is, where that
     is not the usual one.
@@ -97,6 +103,7 @@ class Task:
     forward: Callable[[nn.Module, Any], Tensor] = call
     divergence: Callable[[Tensor, Tensor], Tensor] = kl_to_original
     score: Callable[[Tensor, Tensor], Tensor] = top1
+    said: Callable[[Tensor], Tensor] = largest
     metric: str = "top-1"
     preprocess: str = ""
     classes: tuple[str, ...] = field(default=())

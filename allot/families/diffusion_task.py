@@ -66,7 +66,7 @@ def task(
 
 def _given(conditions: str | Path | None) -> str:
     if conditions is None:
-        return "give --conditions FILE.safetensors with a row per prompt; known without one is"
+        return "give conditions=FILE.safetensors with a row per prompt; known without one is"
     return f"{conditions} holds"
 
 

@@ -109,7 +109,7 @@ class Reuse(StepOption):
 
     @property
     def label(self) -> str:
-        names = self.name or "+".join(s.name for s in self.spans)
+        names = (self.name or "+".join(s.name for s in self.spans)).replace(" ", "-")
         bits = "" if self.bits is None else f"-A{self.bits}"
         return f"reuse-{names}-{self.predictor.label}{bits}"
 

@@ -1,12 +1,10 @@
 """Bill: BitOPs and bytes of a sampler's plans, over the whole run from noise to sample.
 
-Steps multiply what weights and tensors cost, so a term is over three choices: a layer's weight,
-the tensor it reads, and a step.
+Steps multiply what a layer costs, so a term is over all choices that touch a layer, and a step.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,23 +12,29 @@ from functools import cached_property
 import numpy as np
 
 from allot import bill, packed
+from allot.layer_state import LayerState, states
 from allot.option import Option
 from allot.options.by_step import ByStep
 from allot.options.precision import Weight
 from allot.options.steps import Compute, StepOption
 from allot.sampling.graph import PREFIX
-from allot.site import Graph, Layer
+from allot.site import Graph
 from allot.solve.milp import smallest
 from allot.space import Point, Space
 from allot.table import Array, Table, Term
 from allot.target import Target
 
+# choices that touch a layer, and BitOPs of one evaluation for every combination of their options,
+# once per width that a step may ask of tensors
+_Layer = tuple[tuple[int, ...], dict[int | None, Array]]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Costs:
-    """BitOPs of one sample, as products of what each choice says.
+    """BitOPs of one sample.
 
-    A layer costs macs * weight bits * input bits at every step that computes it.
+    A layer costs macs * weight bits * input bits at every step that computes it; a tensor that is
+    quantized has as many bits as the step says.
     """
 
     space: Space
@@ -44,90 +48,78 @@ class Costs:
 
     def of(self, point: Sequence[int]) -> float:
         """BitOPs of a plan."""
-        total = 0.0
-        for layer in self.space.graph.layers:
-            w, a = self.touching(layer)
-            for i in self.steps:
-                total += self._term(layer, self._at(w, point), self._at(a, point), i, point[i])
-        return total
+        return sum(self._step(i, point[i], point) for i in self.steps)
 
     def least(self) -> float:
         """The fewest BitOPs of any plan.
 
-        Every term is a product of what each choice says, so each choice can be taken alone.
+        Every layer costs a product of what each choice says, so each choice can be taken alone.
         """
-        point = [self._fewest_bits(i) for i in range(len(self.space.choices))]
+        point = [self._cheapest(i) for i in range(len(self.space.choices))]
         for i in self.steps:
             ways = range(self.space.counts[i])
             point[i] = min(ways, key=lambda k: self._step(i, k, point))
         return self.of(point)
 
-    def _fewest_bits(self, at: int) -> int:
+    def table(self) -> Table:
+        """The same as a table."""
+        terms = []
+        for module, (at, by_bits) in self._layers.items():
+            for i in self.steps:
+                values = np.stack(
+                    [
+                        by_bits[o.bits] if o.computes(module) else 0.0 * by_bits[None]
+                        for o in self._ways(i)
+                    ],
+                    axis=-1,
+                )
+                order = np.argsort((*at, i))
+                places = tuple(sorted((*at, i)))
+                terms.append(Term(at=places, values=values.transpose(order)))
+        return Table(unit="bitop", origin="exact account", terms=tuple(terms))
+
+    def _cheapest(self, at: int) -> int:
+        """The option of least cost, the original's options elsewhere."""
         choice = self.space.choices[at]
         site = self.space.graph.site(choice.site)
-        bits = [o.effect(site).compute_bits for o in choice.options]
-        return int(np.argmin(bits))
+        effects = [o.effect(site) for o in choice.options]
+        cost = [0.0 if e.gone else e.compute_bits * (site.shape[0] if e.keep < 0 else e.keep)
+                for e in effects]  # fmt: skip
+        return int(np.argmin(cost))
 
     def _step(self, at: int, k: int, point: Sequence[int]) -> float:
         """BitOPs of one step taken in a way, the rest as in a plan."""
-        layers = ((x, *self.touching(x)) for x in self.space.graph.layers)
+        way = self._ways(at)[k]
         return sum(
-            self._term(x, self._at(w, point), self._at(a, point), at, k) for x, w, a in layers
+            float(by_bits[way.bits][tuple(point[i] for i in places)])
+            for module, (places, by_bits) in self._layers.items()
+            if way.computes(module)
         )
 
-    def touching(self, layer: Layer) -> tuple[int | None, int | None]:
-        """Positions of the choices of a layer's weight and of the tensor it reads."""
-        return self._place.get(f"{layer.module}.weight"), self._place.get(layer.input)
-
-    def table(self) -> Table:
-        """The same as a table."""
-        terms, constant = [], 0.0
-        for layer in self.space.graph.layers:
-            w, a = self.touching(layer)
-            for i in self.steps:
-                values = self._values(layer, w, a, i)
-                at = tuple(x for x in (w, a, i) if x is not None)
-                order = np.argsort(at)
-                terms.append(Term(at=tuple(sorted(at)), values=values.transpose(order)))
-        return Table(unit="bitop", origin="exact account", constant=constant, terms=tuple(terms))
-
-    def _values(self, layer: Layer, w: int | None, a: int | None, step: int) -> Array:
-        counts = self.space.counts
-        ways: list[Sequence[int | None]]
-        ways = [range(counts[x]) if x is not None else (None,) for x in (w, a)]
-        values = [
-            self._term(layer, self._option(w, i), self._option(a, j), step, k)
-            for i, j in itertools.product(*ways)
-            for k in range(counts[step])
-        ]
-        shape = [counts[x] for x in (w, a, step) if x is not None]
-        return np.array(values, dtype=np.float64).reshape(shape)
-
-    def _term(
-        self, layer: Layer, weight: Option | None, tensor: Option | None, step: int, k: int
-    ) -> float:
-        way = self.space.choices[step].options[k]
-        assert isinstance(way, StepOption)
-        if not way.computes(layer.module.removeprefix(PREFIX)):
-            return 0.0
-        site = self.space.graph.site(f"{layer.module}.weight")
-        stored = 32.0 if weight is None else weight.effect(site).compute_bits
-        entering = 32.0 if tensor is None or tensor.is_original or way.bits is None else way.bits
-        bits = self.target.computes(stored, entering)
-        return layer.macs * bits[0] * bits[1]
-
-    def _option(self, at: int | None, i: int | None) -> Option | None:
-        return None if at is None or i is None else self.space.choices[at].options[i]
-
-    def _at(self, at: int | None, point: Sequence[int]) -> Option | None:
-        return None if at is None else self.space.choices[at].options[point[at]]
+    def _ways(self, at: int) -> tuple[StepOption, ...]:
+        return tuple(o for o in self.space.choices[at].options if isinstance(o, StepOption))
 
     @cached_property
-    def _place(self) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for i, c in enumerate(self.space.choices):
-            found |= dict.fromkeys((c.site, *c.tied), i)
+    def _layers(self) -> dict[str, _Layer]:
+        """By the layer's name in the denoiser."""
+        widths = {o.bits for i in self.steps for o in self._ways(i)} | {None}
+        found: dict[str, _Layer] = {}
+        for layer in self.space.graph.layers:
+            at, known = states(self.space, layer)
+            shape = [self.space.counts[i] for i in at]
+            by_bits = {
+                b: np.array([self._once(s, b) for s in known.values()]).reshape(shape)
+                for b in widths
+            }
+            found[layer.module.removeprefix(PREFIX)] = (at, by_bits)
         return found
+
+    def _once(self, state: LayerState, bits: int | None) -> float:
+        """BitOPs of one evaluation of a layer at a step that asks for so many bits."""
+        asked = 32.0 if bits is None else float(bits)
+        entering = asked if state.input_bits < 32 else 32.0
+        weight, entering = self.target.computes(state.weight_bits, entering)
+        return state.macs * weight * entering
 
 
 def size(space: Space) -> Table:

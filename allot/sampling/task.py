@@ -112,12 +112,18 @@ def task_of(
         forward=_sampled,
         divergence=FrechetToOriginal(judge=seen),
         score=Likeness(judge=seen),
+        said=itself,
         metric="likeness",
         preprocess="standard normal noise",
         family=Sampled(
             judge=seen, sets=each_span(sampler) if sets is None else sets, origin=dict(origin or {})
         ),
     )
+
+
+def itself(samples: Tensor) -> Tensor:
+    """Samples are compared with samples."""
+    return samples
 
 
 def each_span(sampler: Sampler) -> dict[str, tuple[Span, ...]]:
