@@ -20,17 +20,19 @@ Array = NDArray[np.float64]
 VERSION = 1
 DROP = "metric drop"
 CHANGE = "disagreement"
+ERROR = "mean error"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
     """What is claimed of one compressed network, with which confidence, from which samples.
 
-    kind: "metric drop" (the mean of `metric` falls by at most ...) or "disagreement" (at most
-    this share of predictions changes).  bound, drop, max_drop [points, 100 = all]: the upper
-    bound of this network alone, what was observed, what was allowed.  lost, gained: samples on
-    which the compressed network is worse, better (of a disagreement: changed, 0).  data: name
-    of what the samples were drawn from.  place: in a fixed sequence, from 1; 0 outside of one.
+    kind: "metric drop" (the mean of `metric` falls by at most ...), "disagreement" (at most this
+    share of predictions changes) or "mean error" (the mean of `metric` is at most ...).  bound,
+    drop, max_drop [points, 100 = all]: the upper bound of this network alone, what was observed,
+    what was allowed.  lost, gained: samples on which the compressed network is worse, better (of a
+    disagreement: changed, 0; of an error: above what was allowed, 0).  data: name of what the
+    samples were drawn from.  place: in a fixed sequence, from 1; 0 outside of one.
     """
 
     kind: str
@@ -81,6 +83,8 @@ class Statement:
 def _claim(statement: Statement, limit: float) -> str:
     if statement.kind == CHANGE:
         return f"at most {_up(limit)} % of the predictions differ from the original's"
+    if statement.kind == ERROR:
+        return f"the mean {statement.metric} is at most {_up(limit)} (0 equal, 100 nothing alike)"
     where = f"at most {_up(limit)} points below"
     if limit < 0:
         where = f"at least {math.floor(1e-6 - 100 * limit) / 100:.2f} points above"
@@ -90,6 +94,8 @@ def _claim(statement: Statement, limit: float) -> str:
 def _seen(statement: Statement) -> str:
     if statement.kind == CHANGE:
         return f"seen {statement.drop:.2f}: {statement.lost} samples"
+    if statement.kind == ERROR:
+        return f"seen {statement.drop:.2f}: {statement.lost} samples above {statement.max_drop:g}"
     worse, better = statement.lost, statement.gained
     return f"seen {statement.drop:.2f}: {worse} samples worse, {better} better"
 

@@ -112,6 +112,14 @@ LatencyTable = Annotated[
         show_default=False,
     ),
 ]
+KeepSlow = Annotated[
+    bool,
+    typer.Option(
+        "--keep-slow",
+        help="Keep options that by the times of layers alone are neither faster nor smaller and "
+        "no slower, whatever is chosen beside them.",
+    ),
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that latency is for.")]
 Pins = Annotated[
     list[str],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,9 +196,10 @@ def dry_run(
     max_drop: float,
     recipe: Recipe | None = None,
     evaluations: float | None = None,
+    originals: Collection[str] = (),
 ) -> tuple[dict[str, Any], list[str], Forecast]:
     """What a job would do, as JSON data and as lines for people."""
-    f = forecast(task, space, target=target, asked=asked)
+    f = forecast(task, space, target=target, asked=asked, originals=originals)
     provable = setup.provable(task, max_drop)
     passes, seconds = _cost(f, recipe, evaluations)
     data = {

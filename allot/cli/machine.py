@@ -56,6 +56,9 @@ def bench(
         for k, f in figures.items()
     ]
     stream.out(grid(("figure", "value", "bar", "holds", "n"), rows))
+    for k, f in figures.items():
+        if f.get("left_out"):
+            stream.out(f"{k}: left out: {f['left_out']}")
     missed = [k for k, f in figures.items() if not f["holds"]]
     if missed:
         raise JobError(f"{len(missed)} of {len(figures)} figures miss their bar: {missed[0]} ...")

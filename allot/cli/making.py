@@ -61,6 +61,7 @@ def compress(
     batch: a.Batch = 32,
     threads: a.Threads = 1,
     latency_table: a.LatencyTable = None,
+    keep_slow: a.KeepSlow = False,
     out: a.Out = None,
     pin: a.Pins = [],  # noqa: B006
     exclude: a.Excludes = [],  # noqa: B006
@@ -94,13 +95,14 @@ def compress(
     pinned, left = words.pins(pin), words.excludes(exclude)
     published = by_name(recipe) if recipe else None
     made_for = runtimes.by_name(target)
-    builders = words.decided(axes, published, bits=bits)
     passes = words.passes(evaluations)
     originals = several.named(try_rewrites)
     calibration = words.samples(calibration_samples, select)
     search = _job(published, budgets=budget, max_drop=max_drop, bits=bits)
     with stream.diverted():
         found = tasks.find(task, seed=seed)
+    # what may be changed in a sampler is its family's matter
+    builders = words.decided(axes, published, bits=bits) if found.family is None else {}
     folder = out or Path("runs") / found.name
     if dry_run:
         with stream.diverted():
@@ -108,7 +110,7 @@ def compress(
             space = looking.space_of(found, wanted, target=made_for)
             data, lines, f = looking.dry_run(
                 found, space, target=made_for, asked=asked, max_drop=max_drop,
-                recipe=published, evaluations=passes,
+                recipe=published, evaluations=passes, originals=originals,
             )  # fmt: skip
         _show_forecast(data, lines, f.unreachable, json=json)
         return
@@ -122,6 +124,7 @@ def compress(
             summary = search(
                 found,
                 times=times,
+                keep_slow=keep_slow,
                 budgets=budget,
                 max_drop=max_drop,
                 axes=builders,

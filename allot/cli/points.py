@@ -18,6 +18,7 @@ from allot.faults import Fault
 from allot.files import read_json
 from allot.ledger import sample_digests
 from allot.noise.measured import Noise
+from allot.recipes import preparing
 from allot.run import Run
 from allot.task import Data
 from allot.verify import Parity, require
@@ -30,8 +31,9 @@ def reopened(folder: Path, task: str) -> Run:
     target, axes = runtimes.by_name(job.target), words.axes(",".join(job.axes))
     with stream.progress() as report:
         return reopen.reopen(
-            folder, found, axes=axes, target=target, report=report, tell=stream.say
-        )
+            folder, found, axes=axes, target=target, prepare=preparing(job.prepare),
+            report=report, tell=stream.say,
+        )  # fmt: skip
 
 
 def apply(

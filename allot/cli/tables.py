@@ -53,7 +53,8 @@ def _metric_row(summary: Mapping[str, Any]) -> tuple[str, ...]:
 def _divergence_row(summary: Mapping[str, Any]) -> tuple[str, ...]:
     new = summary["compressed"] or {}
     span = text.span(new.get("divergence_interval"), text.nats)
-    return "divergence, nats", "0", text.nats(new.get("divergence")), "", span
+    name = f"divergence, {summary.get('unit') or 'nats'}"
+    return name, "0", text.nats(new.get("divergence")), "", span
 
 
 def _bill_row(summary: Mapping[str, Any], key: str, name: str, show: Any) -> tuple[str, ...]:

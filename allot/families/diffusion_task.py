@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ from torch import Tensor, nn
 from allot.errors import InputError
 from allot.families.diffusion import load
 from allot.families.diffusion_denoiser import example_of
+from allot.families.diffusion_export import exported
+from allot.families.diffusion_files import open_sampler, write
 from allot.families.diffusion_spans import span_sets
 from allot.files import load_weights
 from allot.judging.judge import Judge
 from allot.sampling.sampler import Sampler
 from allot.sampling.task import NOISES, Noises, task_of
+from allot.site import Graph
+from allot.target import Target, Workload
 from allot.task import Task
 
 STEPS = 20
@@ -61,7 +66,25 @@ def task(
     return task_of(
         sampler, shape, name=folder.resolve().name, conditions=told, noises=noises, judge=judge,
         sets=span_sets(sampler.denoiser), origin=origin,
+        written=functools.partial(written, source=folder),
     )  # fmt: skip
+
+
+def written(
+    folder: Path,
+    sampler: Sampler,
+    graph: Graph,
+    example: Mapping[str, Tensor],
+    *,
+    target: Target,
+    workload: Workload,
+    source: Path,
+) -> Sampler:
+    """A planned sampler as a folder of diffusers with a graph for every distinct step, opened
+    again in a runtime; raises what `diffusion_export.exported` raises."""
+    files = exported(sampler, graph, example)
+    write(folder, sampler, files, graph, source=source)
+    return open_sampler(folder, target, workload=workload)
 
 
 def _given(conditions: str | Path | None) -> str:

@@ -12,12 +12,14 @@ from allot.errors import ArtefactError
 
 VERSION = 1
 NOISE = "noise.json"
+SAMPLES = "samples.json"
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """The contents of a run's summary.json, front.json, certificate.json, harm.json, noise.json.
+    """The contents of a run's summary.json, front.json, certificate.json, harm.json, noise.json,
+    samples.json.
 
     name: what the run is called in a comparison (its folder).  Sizes in bytes, times in seconds,
     divergences in nats, metrics in [0, 1], drops and bounds in points of the metric.
@@ -29,6 +31,12 @@ class ReportData:
     certificate: Row = field(default_factory=dict)
     harm: Row = field(default_factory=dict)
     noise: Row = field(default_factory=dict)
+    samples: Row = field(default_factory=dict)
+
+    @property
+    def unit(self) -> str:
+        """What divergences are in; nats where the run says nothing else."""
+        return str(self.summary.get("unit") or "nats")
 
     @property
     def points(self) -> Sequence[Row]:
@@ -100,6 +108,7 @@ def read(folder: Path) -> ReportData:
         certificate=_json(folder / "certificate.json"),
         harm=_json(folder / "harm.json"),
         noise=_json(folder / NOISE),
+        samples=_json(folder / SAMPLES),
     )
 
 

@@ -17,7 +17,6 @@ from allot.report.text import esc
 STATES = {True: "yes", False: "no", None: "untested"}
 WORDS = {"yes": "certified", "no": "not certified", "untested": "not tested"}
 UNCHANGED = ("float", "keep1", "keep1.0")
-DIVERGENCE = "divergence from the original, nats per sample"
 
 
 def front_section(data: ReportData) -> str:
@@ -53,7 +52,9 @@ def chart(runs: Sequence[ReportData], key: str, *, large: bool) -> str:
         width=700 if large else 350,
         height=470 if large else 232,
         x_title=name.lower() if key != "bitops" else name,
-        y_title=DIVERGENCE if large else "divergence, nats",
+        y_title=f"divergence from the original, {runs[0].unit} per sample"
+        if large
+        else f"divergence, {runs[0].unit}",
         show_x=show,
         show_y=_tick,
         limits=tuple(limits.items()),

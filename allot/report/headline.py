@@ -8,7 +8,12 @@ from allot.report import text
 from allot.report.data import ReportData
 from allot.report.text import esc
 
-CHANGE = "disagreement"
+# kind of certificate -> name of its tile, and what is bounded in a sentence
+LOSS = ("Loss on unseen data", "the loss")
+BOUNDED = {
+    "disagreement": ("Changed predictions", "the share of changed predictions"),
+    "mean error": ("Error of unseen samples", "the feature error"),
+}
 BILLS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
     ("size", "Size", text.size),
     ("latency", "Latency", text.seconds),
@@ -53,7 +58,7 @@ def _promise(data: ReportData) -> str:
     if not c:
         return "Nothing is certified about unseen data."
     allowed = f"{text.points(c.get('max_drop'))} allowed"
-    loss = "the share of changed predictions" if c.get("kind") == CHANGE else "the loss"
+    _, loss = BOUNDED.get(str(c.get("kind")), LOSS)
     if c.get("certified"):
         return (
             f"With {text.percent(c.get('confidence'), 0)} confidence {loss} on data like those "
@@ -132,7 +137,7 @@ def _bound(data: ReportData) -> str:
     if not c:
         return _tile("Loss on unseen data", "not proven", "there is no certificate", "", "")
     proven, bound, allowed = bool(c.get("certified")), c.get("bound"), c.get("max_drop")
-    name = "Changed predictions" if c.get("kind") == CHANGE else "Loss on unseen data"
+    name, _ = BOUNDED.get(str(c.get("kind")), LOSS)
     change = f"points at {text.percent(c.get('confidence'), 0)}"
     gauge = _gauge(text.ratio(bound, 1.6 * allowed) if allowed else None, 1 / 1.6)
     alone = f"; alone {text.points(bound)}" if proven and data.claim != bound else ""

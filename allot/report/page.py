@@ -13,6 +13,7 @@ from allot.report.layers import along_section, layers_section
 from allot.report.making import making_section
 from allot.report.noise import noise_section
 from allot.report.proof import certificate_section, table_section
+from allot.report.samples import samples_section
 from allot.report.text import esc
 
 
@@ -20,6 +21,7 @@ def render(data: ReportData) -> str:
     """The report of one run as an HTML page that needs no other file and no network."""
     sections = (
         headline(data),
+        samples_section(data),
         front_section(data),
         layers_section(data),
         along_section(data),

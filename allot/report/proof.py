@@ -52,7 +52,7 @@ def _rows(data: ReportData) -> list[str]:
         rows.append(_row(data.metric, [*shown, f"{text.signed(moved)} points", interval, n]))
     if now.get("divergence") is not None:
         interval = text.span(now.get("divergence_interval"), text.nats)
-        shown = ["0", text.nats(now["divergence"]), "nats per sample"]
+        shown = ["0", text.nats(now["divergence"]), f"{data.unit} per sample"]
         rows.append(_row("Divergence", [*shown, interval, n]))
     return rows
 
