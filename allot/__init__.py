@@ -37,6 +37,7 @@ from allot.options import precision as precision
 from allot.options import width as width
 from allot.part import Part as Part
 from allot.plan import Plan as Plan
+from allot.recipes import preparing as _preparing
 from allot.reopen import network as _network
 from allot.reopen import reopen as _reopen
 from allot.rewrites.rewrite import Rewrite
@@ -46,6 +47,7 @@ from allot.runtimes import OpenVino as OpenVino
 from allot.samples import Samples
 from allot.search import EFFORT
 from allot.search import Effort as Effort
+from allot.setup import read_job as _read_job
 from allot.site import Graph as Graph
 from allot.space import Space as Space
 from allot.stages import Report as Report
@@ -124,5 +126,8 @@ def network(folder: str | Path, task: Task, *, axes: Mapping[str, Axis] = AXES) 
     Raises PlanError for another network or other weights.
     """
     artefact = load(folder)
-    run = _reopen(Path(folder), task, axes=axes, target=artefact.target())
+    run = _reopen(
+        Path(folder), task, axes=axes, target=artefact.target(),
+        prepare=_preparing(_read_job(Path(folder)).prepare),
+    )  # fmt: skip
     return _network(run, artefact)

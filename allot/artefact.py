@@ -15,11 +15,12 @@ from torch import nn
 
 from allot import disk, part
 from allot import plan as plans
-from allot.errors import ArtefactError, DataError
+from allot.errors import ArtefactError
 from allot.files import json_bytes, read_json, write_files
-from allot.onnx_graph import load_proto
 from allot.packed import Packed, pack, unpack
 from allot.plan import Plan
+from allot.ports import check_inputs as check_inputs
+from allot.ports import describe as describe
 from allot.site import Graph
 from allot.target import Arrays, Session, Target, Workload
 
@@ -191,47 +192,3 @@ def open_artefact(folder: str | Path) -> Artefact:
         plan=plans.load(read_json(folder / PLAN)),
         summary=read_json(folder / SUMMARY),
     )
-
-
-def describe(onnx: bytes) -> dict[str, list[dict[str, Any]]]:
-    """Inputs and outputs of an ONNX file as summary.json lists them.
-
-    {"inputs": [{"name", "shape", "dtype"}], "outputs": [...]}; the first dim is "batch".
-    """
-    from onnx import helper
-
-    def entry(value: Any) -> dict[str, Any]:
-        kind = value.type.tensor_type
-        # the exporter invents a name for the free batch size
-        sizes: list[str | int] = [d.dim_param or d.dim_value for d in kind.shape.dim]
-        shape = ["batch", *sizes[1:]]
-        return {
-            "name": value.name,
-            "shape": shape,
-            "dtype": str(helper.tensor_dtype_to_np_dtype(kind.elem_type)),
-        }
-
-    graph = load_proto(onnx).graph
-    return {"inputs": [entry(v) for v in graph.input], "outputs": [entry(v) for v in graph.output]}
-
-
-def check_inputs(inputs: Arrays, wanted: list[dict[str, Any]]) -> None:
-    """Raises DataError unless names, dtypes, shapes and finiteness are what the network takes."""
-    names = [w["name"] for w in wanted]
-    if sorted(inputs) != sorted(names):
-        raise DataError(f"the network takes {', '.join(names)}; given were {', '.join(inputs)}")
-    for w in wanted:
-        x = inputs[w["name"]]
-        if str(x.dtype) != w["dtype"]:
-            raise DataError(f"{w['name']} has dtype {x.dtype}; the network takes {w['dtype']}")
-        fixed = [n for n in w["shape"]]
-        if len(x.shape) != len(fixed) or any(
-            isinstance(n, int) and n != m for n, m in zip(fixed, x.shape, strict=True)
-        ):
-            raise DataError(f"{w['name']} has shape {list(x.shape)}; the network takes {fixed}")
-        if not x.size:
-            raise DataError(f"{w['name']} is empty")
-        if x.dtype.kind == "f" and not np.isfinite(x).all():
-            raise DataError(f"{w['name']} holds values that are not finite")
-    if len({len(inputs[n]) for n in names}) > 1:
-        raise DataError(f"inputs {', '.join(names)} differ in their number of samples")

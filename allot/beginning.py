@@ -10,8 +10,9 @@ from allot import setup
 from allot.bank import Bank
 from allot.calibrate import calibrate, needed
 from allot.clock import Clock
+from allot.errors import InputError
 from allot.in_process import InProcess
-from allot.job import Job, Struck
+from allot.job import Job, Struck, part_name
 from allot.measure import Meter
 from allot.memo import Memo
 from allot.option import Statistic
@@ -82,6 +83,19 @@ def begun(asked: Asked, rewrites: Sequence[Rewrite]) -> Begun:
     if asked.admit is not None:
         asked.admit(space)
     return Begun(task=task, space=space, statistics=needed(space))
+
+
+def prepared(task: Task, graph: Graph, *, job: Job, prepare: Prepare | None) -> Task:
+    """The task of a finished job, its data made as they were; raises InputError for another way."""
+    if not job.prepare:
+        return task
+    if prepare is None or part_name(prepare) != job.prepare:
+        given = "nothing" if prepare is None else part_name(prepare)
+        raise InputError(
+            f"the job was calibrated on data that {job.prepare} made, {given} was given; give that "
+            "function as prepare="
+        )
+    return prepare(task, graph)
 
 
 def banked(start: Begun, *, progress: Callable[[float], None] = lambda share: None) -> Bank:

@@ -11,6 +11,7 @@ from allot.layer_state import LayerState as LayerState
 from allot.layer_state import state as state
 from allot.layer_state import states as states
 from allot.layer_state import touching as touching
+from allot.option import count
 from allot.space import Space
 from allot.table import Table, Term
 from allot.target import Target
@@ -51,7 +52,20 @@ def size(space: Space, *, header: int) -> Table:
         constant=float(header + space.graph.loose),
         tokens=False,
     )
-    return replace(layers, terms=(*layers.terms, *_loose(space)))
+    return replace(layers, terms=(*layers.terms, *_loose(space), *_tables(space)))
+
+
+def _tables(space: Space) -> list[Term]:
+    """What tables take in codes instead of the float32 that `loose` counts."""
+    terms = []
+    for i, c in enumerate(space.choices):
+        site = space.graph.site(c.site)
+        if site.kind == "embedding":
+            whole = 4 * count(site.shape)
+            stores = (o.effect(site).stores for o in c.options)
+            values = [x.stored_bytes(*site.shape) - whole if x else 0 for x in stores]
+            terms.append(Term(at=(i,), values=np.array(values, dtype=np.float64)))
+    return terms
 
 
 def _loose(space: Space) -> list[Term]:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from allot.bank import Bank
 from allot.deploy import deploy
 from allot.latency import LatencyTable
-from allot.latency_model import Fit, crossings, fit, layer_sums, probes, table
+from allot.latency_fit import Fit, fit
+from allot.latency_model import floats, probes, samples, table
 from allot.layer_times import measure, needed
 from allot.memo import Memo
 from allot.onnx_graph import to_onnx
@@ -23,9 +24,12 @@ from allot.space import Point, Space
 from allot.table import Table
 from allot.target import Arrays, Target, Workload
 from allot.task import Inputs, Task, take
-from allot.timing import compare, ratio
+from allot.template import Files
+from allot.timing import compare, paired
 
-_PROBES, _ROUNDS = 6, 30
+_PROBES, _PROBED, _ROUNDS = 20, 20, 30
+# bytes of files that are timed in turn
+_HELD = 2**29
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +63,16 @@ class Clock:
         # layers that were timed before, in this place
         self.known: LatencyTable | None = None
         self._originals: list[float] = []
+        self._original_s = 0.0
         self._original_file = b""
+        self._files = Files(bank.graph, self._export)
 
     def exported(self, standins: Mapping[str, nn.Module]) -> bytes:
         """The ONNX file of the network with stand-ins in place."""
-        planned = self.bank.copy(standins)
-        return to_onnx(deploy(planned, self.bank.graph), self.task.example())
+        return self._files.of(deploy(self.bank.copy(standins), self.bank.graph))
+
+    def _export(self, deployed: nn.Module) -> bytes:
+        return to_onnx(deployed, self.task.example(), free=self.task.free)
 
     def original(self) -> bytes:
         """The ONNX file of the float original, as it was before any rewrite."""
@@ -76,36 +84,48 @@ class Clock:
         assert self._reference is not None
         task, graph = self._reference
         model = copy.deepcopy(task.model).eval().requires_grad_(False)
-        return to_onnx(deploy(model, graph), task.example())
+        return to_onnx(deploy(model, graph), task.example(), free=task.free)
 
     def times(
         self, plans: Mapping[str, Mapping[str, nn.Module]], *, rounds: int = _ROUNDS
     ) -> dict[str, Timed]:
         """Name -> times of several plans (given as stand-ins), all in turn with the original."""
         new = [k for k in plans if f"time/{k}" not in self.memo]
-        if new:
-            files = {k: self.exported(plans[k]) for k in new} | {"": self.original()}
-            sessions = {k: self.target.open(f, workload=self.workload) for k, f in files.items()}
-            inputs = repeated(self.task.calibrate.inputs, self.workload.batch)
-            found = compare(sessions, inputs, rounds=rounds, threads=self.workload.threads)
-            for k in new:
-                r = ratio(found[k], found[""])
-                taken = Timed(
-                    median_s=found[k].median_s,
-                    original_s=found[""].median_s,
-                    ratio=r.value,
-                    low=r.low,
-                    high=r.high,
-                    n=r.n,
-                )
-                self.memo.put(f"time/{k}", asdict(taken))
+        files: dict[str, bytes] = {}
+        for k in new:
+            files[k] = self.exported(plans[k])
+            # networks that run in turn are held at the same time
+            if k == new[-1] or sum(map(len, files.values())) > _HELD:
+                self._time(files, rounds)
+                files = {}
         known = {k: Timed(**self.memo.get(f"time/{k}", dict)) for k in plans}
         self._originals += [t.original_s for t in known.values()]
         return known
 
+    def _time(self, files: Mapping[str, bytes], rounds: int) -> None:
+        """Times files in turn with the original, into the memo."""
+        every = {**files, "": self.original()}
+        sessions = {k: self.target.open(f, workload=self.workload) for k, f in every.items()}
+        inputs = repeated(self.task.calibrate.inputs, self.workload.batch)
+        found = compare(sessions, inputs, rounds=rounds, threads=self.workload.threads)
+        for k in files:
+            r = paired(found[k], found[""])
+            taken = Timed(
+                median_s=found[k].median_s,
+                original_s=found[""].median_s,
+                ratio=r.value,
+                low=r.low,
+                high=r.high,
+                n=r.n,
+            )
+            self.memo.put(f"time/{k}", asdict(taken))
+
     def original_s(self) -> float:
-        """Median seconds per call of the float original over all turns so far."""
-        return float(np.median(self._originals))
+        """Median seconds per call of the float original: what ratios are turned into seconds by.
+
+        Over the turns of the table where there is one, so that a budget stays what it was.
+        """
+        return self._original_s or float(np.median(self._originals))
 
     def table(
         self,
@@ -130,12 +150,12 @@ class Clock:
         generator = torch.Generator().manual_seed(seed)
         points = probes(space, count=_PROBES, generator=generator)
         plans = {key(p): self.bank.standins(space.options(p)) for p in points}
-        timed = self.times(plans)
-        sums = layer_sums(space, self.target, alone)
-        crossed = crossings(space, self.target, batch=self.workload.batch)
-        original = float(np.median([t.original_s for t in timed.values()]))
+        timed = self.times(plans, rounds=_PROBED)
+        original = self._original_s = float(np.median([t.original_s for t in timed.values()]))
         # ratios to the original of the same turn, so that a busy spell does not tilt the fit
-        model = fit([(sums.of(p), crossed.of(p), timed[key(p)].ratio * original) for p in points])
+        seconds = [(p, timed[key(p)].ratio * original) for p in points]
+        kinds = floats(space, self.target, alone, points)
+        model = fit(samples(space, self.target, alone, seconds), kinds)
         progress(1.0)
         return table(space, self.target, alone, model), model, alone.dump()
 

@@ -57,7 +57,7 @@ def build(run: Run, m: Measured) -> Built:
     standins = run.meter.standins(run.space.options(m.point), run.recovery(m.recovery))
     planned = settled_(run.bank.copy(standins), run.space.graph)
     deployed = deploy(planned, run.space.graph)
-    onnx = to_onnx(deployed, run.task.example())
+    onnx = to_onnx(deployed, run.task.example(), free=run.task.free)
     return Built(task=run.task, planned=planned, deployed=deployed, onnx=onnx)
 
 

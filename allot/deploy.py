@@ -17,10 +17,12 @@ from allot.deployed import (
     ScaleShift,
 )
 from allot.deployed_blocks import BlockLayer, LiveEdge
+from allot.deployed_tables import CodedEmbedding
 from allot.errors import ModelError
 from allot.num import blocks
 from allot.num.formats import Int, rowwise
 from allot.num.live_ranges import AtRunTime
+from allot.options.embeddings import QuantizedEmbedding
 from allot.options.format_layer import FormatLayer
 from allot.options.quantizers import FormattedInput, FormattedOutput, LiveQuantizer
 from allot.options.standins import QuantizedInput, QuantizedLayer, QuantizedOutput
@@ -48,8 +50,8 @@ def deploy(planned: nn.Module, graph: Graph) -> nn.Module:
     """A copy of the planned network in the form that is stored and exported, in eval mode.
 
     Batch norms that follow a layer are folded, others become a scale and a shift, coded layers
-    hold their codes, edges quantize with the operators of the exported graph; blocks that are
-    left out and modules that the graph does not know stay as they are.
+    and tables hold their codes, edges quantize with the operators of the exported graph; blocks
+    that are left out and modules that the graph does not know stay as they are.
     """
     model = copy.deepcopy(planned).eval().requires_grad_(False)
     layers = [x for x in graph.layers if not left_out(model, x.module)]
@@ -64,6 +66,10 @@ def deploy(planned: nn.Module, graph: Graph) -> nn.Module:
         if isinstance(norm, nn.modules.batchnorm._BatchNorm):
             gain, shift = fold_norm(norm, norm.num_features)
             _replace(model, name, ScaleShift(scale=gain, shift=shift))
+    for name in (s.touches[0].module for s in graph.embeddings if not s.fixed):
+        table = unwrapped(find(model, name))
+        if isinstance(table, QuantizedEmbedding):
+            _replace(model, name, CodedEmbedding(table.encoded()))
     return _with_edges(model)
 
 
@@ -174,6 +180,15 @@ def named_layers(deployed: nn.Module) -> dict[str, FloatLayer | CodedLayer | Blo
         if isinstance(module, FloatLayer | CodedLayer | BlockLayer):
             found[original_name(deployed, path)] = module
     return found
+
+
+def tables(deployed: nn.Module) -> dict[str, CodedEmbedding]:
+    """Name in the original network -> its deployed embedding, of those that hold codes."""
+    return {
+        original_name(deployed, path): module
+        for path, module in deployed.named_modules()
+        if isinstance(module, CodedEmbedding)
+    }
 
 
 def original_name(model: nn.Module, path: str) -> str:

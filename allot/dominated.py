@@ -32,7 +32,8 @@ def dominated(
     for i, choice in enumerate(space.choices):
         labels = [o.label for o in choice.options]
         for k, option in enumerate(choice.options):
-            if option.is_original:
+            # what stands alone is pinned: there is nothing to take in its place
+            if option.is_original or len(labels) == 1:
                 continue
             reason = _against(i, k, labels, seconds, others, margin)
             if reason:

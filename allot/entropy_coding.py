@@ -5,32 +5,30 @@ contexts), a histogram of one byte per cell, then 32-bit words of range coding (
 the library constriction.  The model of a layer is its histogram.  Where it saves more, a column is
 in one of several contexts, by how large its codes in the rows before were, and every context's
 histogram starts as the layer's and learns from the rows as they are read: nothing more is stored.
+
+Tried and left out: a stored factor per row and per column, whose product tells a code's size and
+stretches one histogram.  On a byte-level Llama it saves 0.2 % of the codes, at 4 as at 8 bits: rows
+of 128 codes on a grid of their own differ by little more than what the factors take.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from allot import part
 from allot.errors import MissingError
-from allot.num import histogram, pack
-from allot.num.formats import Format
-from allot.option import count
+from allot.num import histogram
 
 Codes = NDArray[np.int8]
 Bytes = NDArray[np.uint8]
 
-# what layout.json calls it; another coder gets another name
-CODER = "range"
-# a layer whose stream saves less than this share of its packed codes stays packed, and one that
-# contexts do not save as much stays without: both load faster
-_PAYS = 0.003
+# what saves less than this share of what is there stays as it is: it loads faster
+PAYS = 0.003
 _INSTALL = "pip install 'allot[entropy]'"
 _HEAD = 4
 # codes that share a cell of the histogram: 2^0 .. 2^4
@@ -66,7 +64,7 @@ def encoded(codes: Codes, rows: int) -> Bytes:
         return plain.head()
     streams = [_written(replace(plain, learns=b), flat.reshape(rows, -1)) for b in _LEARNS]
     least = min(streams, key=len)
-    return least if len(least) <= (1 - _PAYS) * len(streams[0]) else streams[0]
+    return least if len(least) <= (1 - PAYS) * len(streams[0]) else streams[0]
 
 
 def decoded(data: Bytes, n: int, rows: int) -> Codes:
@@ -181,45 +179,3 @@ def _library() -> Any:
     except ImportError as e:
         raise MissingError(missing()) from e
     return constriction
-
-
-def coded(entry: Mapping[str, Any], data: Bytes) -> tuple[dict[str, Any], Bytes]:
-    """A layer's packed bytes with its codes entropy coded, and its entry of layout.json for them;
-    both as they were where that does not pay.
-
-    What follows the codes (scales, biases) stays as it was; plain(*coded(e, d)) == d.
-    """
-    n, bits = _codes(entry)
-    if not n:
-        return dict(entry), data
-    size = pack.packed_size(n, bits)
-    stream = encoded(pack.unpack(data[:size], n, bits), int(entry["shape"][0]))
-    if len(stream) > (1 - _PAYS) * size:
-        return dict(entry), data
-    return {**entry, "coder": CODER, "stream": len(stream)}, np.concatenate([stream, data[size:]])
-
-
-def plain(entry: Mapping[str, Any], data: Bytes) -> Bytes:
-    """A layer's bytes in packed form, whichever way they are stored.
-
-    Raises ValueError for a coder that this version does not have and for damaged bytes.
-    """
-    if "coder" not in entry:
-        return data
-    if entry["coder"] != CODER:
-        raise ValueError(f"{entry['name']} is coded by {entry['coder']!r}, not by {CODER!r}")
-    n, bits = _codes(entry)
-    size = int(entry["stream"])
-    codes = decoded(data[:size], n, int(entry["shape"][0]))
-    return np.concatenate([pack.pack(codes, bits), data[size:]])
-
-
-def _codes(entry: Mapping[str, Any]) -> tuple[int, int]:
-    """Number of a layer's codes and bits of each as packed; no codes in a float layer."""
-    if entry["kind"] in ("codes", "expanded"):
-        return count(tuple(entry["shape"])), int(entry["bits"])
-    if entry["kind"] == "format":
-        fmt = part.load(entry["format"])
-        assert isinstance(fmt, Format)
-        return count(tuple(entry["shape"])), fmt.grid.width
-    return 0, 0

@@ -26,7 +26,7 @@ from allot.explore import Method, Searcher, Signal, explore
 from allot.finalists import finalists
 from allot.front import Front, Measured
 from allot.harm.fisher import fisher
-from allot.kernel_probe import never_paying
+from allot.kernel_probe import alone, never_paying
 from allot.latency import LatencyTable
 from allot.memo import Memo
 from allot.outcome import Outcome as Outcome
@@ -67,6 +67,7 @@ def compress(
     calibration: Samples | None = None,
     admit: Admit | None = None,
     times: LatencyTable | None = None,
+    keep_slow: bool = False,
     strong: Recovery = STRONG,
     effort: Effort = EFFORT,
     resume: bool = False,
@@ -86,9 +87,10 @@ def compress(
     calibrated.  rewrites: what the network goes through first.  originals: name -> further
     rewrites, of which the best are taken, or none (see `allot.originals`).  calibration: how many
     calibration samples, and which.  admit: raises InputError for a space that nothing could be done
-    in.  times: of layers alone; what never pays by them is struck out (see `allot.kernel_probe`).
-    strong: the recovery of finalists.  workers: who measures plans, "" for this process (see
-    `allot.workers.connect`); they make the task again from its source.  source: how the task was
+    in.  times: of layers alone, measured where they are not given, the target can be timed and
+    nothing is to be admitted; what never pays by them is struck out (`allot.kernel_probe`), but for
+    keep_slow.  strong: the recovery of finalists.  workers: who measures plans, "" for this process
+    (`allot.workers.connect`); they make the task again from its source.  source: how the task was
     named, for them and for later commands.  report(stage, share), tell(sentence): as the job goes.
 
     Raises InputError and its kinds before long work starts, NotCertified when no plan within the
@@ -98,8 +100,8 @@ def compress(
     if task.family is not None:
         return _of_family(
             task, budgets=budgets, max_drop=max_drop, target=target, out=out, seed=seed,
-            evaluations=evaluations, resume=resume, time_limit=time_limit, source=source,
-            report=report, tell=tell,
+            evaluations=evaluations, searcher=searcher, resume=resume, time_limit=time_limit,
+            source=source, report=report, tell=tell,
         )  # fmt: skip
     asked = jobs.budgets(budgets)
     most = math.inf if evaluations is None else evaluations
@@ -118,11 +120,15 @@ def compress(
             pins=pins or {}, excludes=excludes, prepare=prepare, admit=admit,
         )  # fmt: skip
         start = begun(given, rewrites)
-        if times is not None:
-            struck = never_paying(start.space, target=target, workload=workload, times=times)
-            given = replace(given, struck=struck)
-            start = begun(given, rewrites)
         setup.free(out, resume=resume)
+    if times is None and target.timed and admit is None and not keep_slow:
+        with stages.stage("kernels") as progress:
+            times = alone(start.space, target, workload, Memo(out / setup.LAYERS), progress)
+    if times is not None and not keep_slow:
+        own = {"size", *(b.bill for b in asked)}
+        struck = never_paying(start.space, target=target, workload=workload, times=times, bills=own)
+        given = replace(given, struck=struck)
+        start = begun(given, rewrites) if struck else start
     for sentence in setup.remarks(start.task, start.space.graph, max_drop):
         tell(sentence)
     job = jobs.Job(
@@ -142,6 +148,7 @@ def compress(
         strong=strong,
         calibration=taken,
         struck=given.struck,
+        prepare="" if prepare is None else jobs.part_name(prepare),
     )
     tried: tuple[several.Tried, ...] = ()
     if originals:
@@ -209,7 +216,7 @@ def _forget(run: Run, front: Front) -> None:
     overlays = run.meter.overlays
     if overlays is not None:
         kept = ((run.space.options(p.point), run.recovery(p.recovery)) for p in front.points)
-        overlays.keep({overlays.key(options, recovery) for options, recovery in kept})
+        overlays.keep(kept)
 
 
 def _conclude(

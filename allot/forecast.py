@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from allot.errors import BudgetError
 from allot.job import Budget
 from allot.layer_times import needed
 from allot.option import count
+from allot.originals import expected
 from allot.recover import STEADY, STRONG, Recovery
 from allot.search import Effort
 from allot.solve.milp import smallest
@@ -51,30 +52,34 @@ def forecast(
     target: Target,
     asked: Sequence[Budget] = (),
     effort: Effort = Effort(),
+    originals: Collection[str] = (),
 ) -> Forecast:
-    """What searching a space would cost and the least it could reach; runs one batch."""
+    """What searching a space would cost and the least it could reach; runs one batch.
+
+    originals: names of rewritten networks that are compared first.
+    """
     graph = space.graph
     bills = {
         "size": bill.size(space, header=packed.header_bytes(graph)),
         "bitops": bill.bitops(space, target),
     }
-    originals = {
+    before = {
         "size": float(graph.folded_bytes),
         "bitops": float(sum(x.macs for x in graph.layers)) * 32 * 32,
     }
     least = {k: smallest(space.counts, b)[1] for k, b in bills.items()}
     unreachable = ""
     try:
-        setup.limits(space, [b for b in asked if b.bill in bills], bills=bills, originals=originals)
+        setup.limits(space, [b for b in asked if b.bill in bills], bills=bills, originals=before)
     except BudgetError as e:
         unreachable = str(e)
-    passes = _passes(task, space, effort)
+    passes = _passes(task, space, effort) + expected(task, space, originals)
     return Forecast(
         plans=math.prod(space.counts),
         passes=passes,
         seconds=_seconds(task, space, target=target, passes=passes, effort=effort),
         memory_bytes=_memory(task, space),
-        smallest={k: (v, v / originals[k]) for k, v in least.items()},
+        smallest={k: (v, v / before[k]) for k, v in least.items()},
         unreachable=unreachable,
     )
 

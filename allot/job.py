@@ -109,7 +109,8 @@ class Job:
     what the network went through before it was traced, in order; graph and weights are those of
     the rewritten one.  originals: (name, rewrites) of the rewritten networks that those were chosen
     among.  strong: the recovery of finalists, None for the usual one.  calibration: which samples
-    it took, None for all.  struck: options that never pay in the target.
+    it took, None for all.  struck: options that never pay in the target.  prepare: name of what
+    then made its data, "" for nothing.
     """
 
     task: str
@@ -129,6 +130,7 @@ class Job:
     strong: Part | None = None
     calibration: Taken | None = None
     struck: tuple[Struck, ...] = ()
+    prepare: str = ""
 
     def dump(self) -> dict[str, Any]:
         return {

@@ -1,58 +1,65 @@
 """Latency model: seconds of a whole plan from the seconds of its layers, fitted on a few networks.
 
-T(plan) = a + b * (sum of its layers' seconds alone) + c * (elements that cross between float and
-int8). The sum ranks plans well but has the wrong scale (caches, fusion), so a, b and c are fitted.
+The sum of layers alone ranks plans well but has the wrong scale (caches, fusion), and tensors are
+converted between layers (`allot.conversions`); the factors are fitted (`allot.latency_fit`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
-from torch import Generator, randint
+from torch import Generator, rand, randint
 
-from allot.bill import layer_table, states, touching
-from allot.errors import InputError
-from allot.latency import LatencyTable, of_state
-from allot.option import FIXED, count
+from allot import conversions
+from allot.bill import LayerState, layer_table, states
+from allot.latency import LatencyTable, of_state, signature
+from allot.latency_fit import Fit, Floats, Sample
 from allot.site import Layer
 from allot.space import Choice, Point, Space
 from allot.table import Table, Term
 from allot.target import Target
 
-# sum of layers [s], elements that cross, seconds measured
-Sample = tuple[float, float, float]
+_FORMATS = ("weight", "activation")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """T = a + b * sum + c * crossing.  error: mean relative error on its samples."""
+def samples(
+    space: Space,
+    target: Target,
+    latency: LatencyTable,
+    seconds: Sequence[tuple[Point, float]],
+) -> list[Sample]:
+    """What a fit needs of plans and what they took [s]."""
+    found = (
+        layer_sums(space, target, latency),
+        conversions.vain(space, target, batch=latency.batch),
+        conversions.leaving(space, target, batch=latency.batch),
+    )
+    return [(*(t.of(p) for t in found), s) for p, s in seconds]  # type: ignore[misc]
 
-    a: float
-    b: float
-    c: float
-    error: float
-    n: int
+
+def floats(space: Space, target: Target, latency: LatencyTable, points: Sequence[Point]) -> Floats:
+    """By kind of layer, seconds alone of what computes in floats, of every plan."""
+    found: dict[str, np.ndarray] = {}
+    for layer in space.graph.layers:
+        at, cells = states(space, layer)
+        seconds = {k: _float_s(s, target, latency) for k, s in cells.items()}
+        per_plan = np.array([seconds[tuple(p[i] for i in at)] for p in points])
+        name = kind(layer)
+        found[name] = found[name] + per_plan if name in found else per_plan
+    return found
 
 
-def fit(samples: Sequence[Sample]) -> Fit:
-    """Non-negative least squares of relative errors (Lawson and Hanson 1974).
+def _float_s(s: LayerState, target: Target, latency: LatencyTable) -> float:
+    if s.gone:
+        return 0.0
+    found = of_state(s, target)
+    return 0.0 if found.integer else latency.seconds(found)
 
-    Raises InputError for fewer than three samples or times that are not positive.
-    """
-    data = np.asarray(samples, dtype=np.float64).reshape(-1, 3)
-    if len(data) < 3 or (data[:, 2] <= 0).any():
-        raise InputError(f"a latency model needs three or more positive times, got {len(data)}")
-    columns = np.stack([np.ones(len(data)), data[:, 0], data[:, 1]], axis=1)
-    unit = np.abs(columns).max(0)
-    unit[unit == 0] = 1.0
-    seconds = data[:, 2]
-    found, _ = nnls(columns / unit / seconds[:, None], np.ones(len(data)))
-    a, b, c = (float(v) for v in found / unit)
-    error = float(np.mean(np.abs(columns @ np.array([a, b, c]) / seconds - 1)))
-    return Fit(a=a, b=b, c=c, error=error, n=len(data))
+
+def kind(layer: Layer) -> str:
+    """What layers of one shape share, whatever is chosen for them."""
+    return signature(layer, ins=layer.ins, outs=layer.weight[0], integer=False).key
 
 
 def layer_sums(space: Space, target: Target, latency: LatencyTable) -> Table:
@@ -65,111 +72,59 @@ def layer_sums(space: Space, target: Target, latency: LatencyTable) -> Table:
     )
 
 
-def crossings(space: Space, target: Target, *, batch: int) -> Table:
-    """Elements that cross between float and int8 from layer to layer, per call.
-
-    A layer's input crosses where the layer and the one before it in execution order compute in
-    different formats; the network's input is float. Branches are taken for a chain, tensors at
-    their full width, and the layers of a dropped block, into which nothing crosses, for what the
-    one behind them follows: what that costs in truth the fitted c absorbs.
-    """
-    where = {name: i for i, c in enumerate(space.choices) for name in (c.site, *c.tied)}
-    terms, before, constant = [], None, 0.0
-    for layer in space.graph.layers:
-        at, values = _crossing(space, target, where, before, layer)
-        at, values = _present(space, layer, at, values * elements(layer, batch))
-        if at:
-            terms.append(Term(at=at, values=values))
-        else:
-            constant += float(values)
-        before = layer
-    return Table(unit="element", origin="counted", constant=constant, terms=tuple(terms))
-
-
-def elements(layer: Layer, batch: int) -> int:
-    """Elements of the tensor that a layer reads, for a whole batch."""
-    return batch * count(layer.in_shape)
-
-
-def _crossing(
-    space: Space, target: Target, where: dict[str, int], before: Layer | None, layer: Layer
-) -> tuple[tuple[int, ...], np.ndarray]:
-    names = [f"{layer.module}.weight", layer.input]
-    names += [f"{before.module}.weight", before.input] if before else []
-    at = tuple(sorted({where[n] for n in names if n in where}))
-    values = np.zeros([len(space.choices[i].options) for i in at])
-    for cell in np.ndindex(*values.shape):
-        chosen = dict(zip(at, cell, strict=True))
-        here = _integer(space, target, where, chosen, layer)
-        there = before is not None and _integer(space, target, where, chosen, before)
-        values[cell] = float(here != there)
-    return at, values
-
-
-def _present(
-    space: Space, layer: Layer, at: tuple[int, ...], values: np.ndarray
-) -> tuple[tuple[int, ...], np.ndarray]:
-    """The values of a term times the share of the layer's input that a plan still has."""
-    structure = ("block", "tokens")
-    sites = {i: space.graph.site(space.choices[i].site) for i in touching(space, layer)}
-    extra = tuple(i for i, s in sites.items() if s.kind in structure)
-    if not extra:
-        return at, values
-    part = Space(graph=space.graph, choices=tuple(space.choices[i] for i in extra))
-    shares = [0.0 if s.gone else s.tokens / s.all_tokens for s in states(part, layer)[1].values()]
-    grid = np.array(shares).reshape(part.counts)
-    joint = np.multiply.outer(values, grid)
-    order = np.argsort((*at, *extra))
-    return tuple(sorted((*at, *extra))), joint.transpose(order)
-
-
-def _integer(
-    space: Space, target: Target, where: dict[str, int], chosen: dict[int, int], layer: Layer
-) -> bool:
-    """Whether a layer takes codes from the one before it: ranges are known, and of no groups."""
-    found = []
-    for name in (f"{layer.module}.weight", layer.input):
-        if name not in where:
-            return False
-        option = space.choices[where[name]].options[chosen[where[name]]]
-        found.append(option.effect(space.graph.site(name)))
-    weight, entering = found
-    if entering.ranges != FIXED or weight.group:
-        return False
-    return max(target.computes(weight.compute_bits, entering.compute_bits)) <= 8
-
-
 def table(space: Space, target: Target, latency: LatencyTable, model: Fit) -> Table:
     """Seconds of every plan of the space, as a table that the solver reads."""
     sums = layer_sums(space, target, latency)
-    crossing = crossings(space, target, batch=latency.batch)
-    terms = [Term(at=t.at, values=model.b * t.values) for t in sums.terms]
-    terms += [Term(at=t.at, values=model.c * t.values) for t in crossing.terms if model.c > 0]
-    constant = model.a + model.b * sums.constant + model.c * crossing.constant
+    more = layer_table(
+        space,
+        lambda s: model.extras.get(kind(s.layer), 0.0) * _float_s(s, target, latency),
+        unit="s",
+        origin=sums.origin,
+    )
+    parts = (
+        (model.b, sums),
+        (float(bool(model.extras)), more),
+        (model.vain, conversions.vain(space, target, batch=latency.batch)),
+        (model.leaving, conversions.leaving(space, target, batch=latency.batch)),
+    )
+    terms = [Term(at=t.at, values=k * t.values) for k, part in parts if k > 0 for t in part.terms]
+    constant = model.a + sum(k * part.constant for k, part in parts)
     return Table(unit="s", origin=sums.origin, constant=constant, terms=tuple(terms))
 
 
 def probes(space: Space, *, count: int, generator: Generator) -> tuple[Point, ...]:
     """Plans to fit the model on: the original, all in integers, and `count` - 2 random mixtures.
 
-    Integers are the widest of each site; a mixture draws every activation edge and channel group
-    by itself and leaves weights in integers.
+    Integers are the widest of each site.  A mixture takes them at every site with a chance of its
+    own, spread evenly over mixtures; every fourth has the original's structure (widths, blocks,
+    tokens), the others one of three that are drawn, since a structure of its own is what makes a
+    file long to write.
     """
     whole = tuple(_widest(c) for c in space.choices)
+    shapes = [space.original, *(_drawn(space, generator) for _ in range(3))]
     found = [space.original, whole]
-    for _ in range(count - 2):
-        point = list(whole)
-        for i, choice in enumerate(space.choices):
-            if choice.options[0].kind != "weight":
-                point[i] = int(randint(len(choice.options), (1,), generator=generator))
-        found.append(tuple(point))
+    for i in range(count - 2):
+        share, shape = (i + 0.5) / (count - 2), shapes[i % len(shapes)]
+        taken = (rand(len(whole), generator=generator) < share).tolist()
+        mixed = [w if t else 0 for w, t in zip(whole, taken, strict=True)]
+        found.append(tuple(max(m, s) for m, s in zip(mixed, shape, strict=True)))
     return tuple(found)
+
+
+def _drawn(space: Space, generator: Generator) -> Point:
+    """A point of random structure and original formats."""
+    return tuple(
+        int(randint(len(c.options), (1,), generator=generator))
+        if c.options[0].kind not in _FORMATS
+        else 0
+        for c in space.choices
+    )
 
 
 def _widest(choice: Choice) -> int:
     """The option of most bits that is an integer format; the original where there is none."""
     site_kind = choice.options[0].kind
-    if site_kind not in ("weight", "activation") or len(choice.options) == 1:
+    if site_kind not in _FORMATS or len(choice.options) == 1:
         return 0
     bits = {o.label: i for i, o in enumerate(choice.options) if not o.is_original}
     return bits[max(bits, key=lambda label: int("".join(filter(str.isdigit, label)) or 0))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -13,13 +14,14 @@ from numpy.typing import NDArray
 from allot.bill import states
 from allot.latency import Entry, LatencyTable, Signature, of_state
 from allot.memo import Memo
+from allot.one_layer import graph, input_of, there_and_back
 from allot.processor import device, instructions
 from allot.space import Space
-from allot.target import Session, Target, Workload
+from allot.target import Target, Workload
 from allot.timing import taken
 
 _MOST = 150
-_SECONDS = 0.06
+_SECONDS, _TOGETHER = 0.06, 16
 
 
 def needed(space: Space, target: Target, *, most: int = _MOST) -> tuple[Signature, ...]:
@@ -66,7 +68,7 @@ def measure(
     known: LatencyTable | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LatencyTable:
-    """Every signature timed alone in the target.
+    """Every signature timed alone in the target, several taking turns.
 
     What the memo or a known table (which must be of here, see `latency.fitting`) has is not
     measured again; whatever else the table knows stays in it.
@@ -78,12 +80,15 @@ def measure(
     def crossing() -> float:
         return _crossing(target, workload)
 
-    for i, s in enumerate(signatures):
-        if s in entries:
-            continue
-        found = memo.get(f"{where}/{s.key}", lambda s=s: asdict(_time(s, target, workload)))  # type: ignore[misc]
-        entries[s] = Entry(**found)
-        progress(i + 1, len(signatures))
+    names = {s: f"{where}/{s.key}" for s in signatures if s not in entries}
+    new = [s for s, name in names.items() if name not in memo]
+    for i in range(0, len(new), _TOGETHER):
+        group = new[i : i + _TOGETHER]
+        files = [(graph(s), input_of(s, workload.batch)) for s in group]
+        for s, entry in zip(group, _timed(files, target, workload), strict=True):
+            memo.put(names[s], asdict(entry))
+            progress(len(signatures) - len(new) + i + group.index(s) + 1, len(signatures))
+    entries |= {s: Entry(**memo.get(name, dict)) for s, name in names.items()}
     return LatencyTable(
         device=device(),
         runtime=target.version(),
@@ -96,28 +101,35 @@ def measure(
     )
 
 
-def _time(s: Signature, target: Target, workload: Workload) -> Entry:
-    from allot.one_layer import graph, input_of
-
-    return _timed(graph(s), input_of(s, workload.batch), target, workload)
-
-
 def _crossing(target: Target, workload: Workload) -> float:
     """Seconds per element of going from floats to codes or back, half of both."""
-    from allot.one_layer import there_and_back
-
-    graph, x = there_and_back()
-    return _timed(graph, x, target, workload).median_s / (2 * x.size)
+    file = there_and_back()
+    return _timed([file], target, workload)[0].median_s / (2 * file[1].size)
 
 
-def _timed(graph: bytes, x: NDArray[Any], target: Target, workload: Workload) -> Entry:
-    session: Session = target.open(graph, workload=workload)
-    inputs, samples = {"input": x}, list[float]()
+def _timed(
+    files: Sequence[tuple[bytes, NDArray[Any]]], target: Target, workload: Workload
+) -> list[Entry]:
+    """Times of files, each on its own input; a busy spell slows all of them alike.
+
+    Before a call that is timed comes one that is not: inside a network, too, a layer finds its
+    input in the caches.
+    """
+    sessions = [(target.open(f, workload=workload), {"input": x}) for f, x in files]
     now = time.process_time if workload.threads == 1 else time.perf_counter
-    for _ in range(2):
-        session.run(inputs)
-    end = time.perf_counter() + _SECONDS
-    while len(samples) < 5 or (time.perf_counter() < end and len(samples) < 100):
-        samples.append(taken(session, inputs, clock=now))
+    samples: list[list[float]] = [[] for _ in sessions]
+    end = math.inf
+    while len(samples[0]) < 5 or (time.perf_counter() < end and len(samples[0]) < 100):
+        for (session, inputs), taking in zip(sessions, samples, strict=True):
+            session.run(inputs)
+            taking.append(taken(session, inputs, clock=now))
+        # the first round is for the kernels that a runtime makes at the first call
+        if end == math.inf:
+            end = time.perf_counter() + _SECONDS * len(sessions)
+            samples = [[] for _ in sessions]
+    return [_entry(x) for x in samples]
+
+
+def _entry(samples: Sequence[float]) -> Entry:
     low, middle, high = np.quantile(samples, [0.25, 0.5, 0.75]).tolist()
     return Entry(median_s=middle, spread_s=high - low, n=len(samples))

@@ -87,12 +87,14 @@ class Meter:
     def standins(self, options: Mapping[str, Option], recovery: Recovery) -> dict[str, nn.Module]:
         """Stand-ins of a plan after recovery, for a trial or a copy; what was learned is kept."""
 
-        def made() -> dict[str, nn.Module]:
-            original = self.moments(recovery) if recovery.matched else {}
-            return repaired(self.bank, self.task, options, recovery=recovery, original=original)
+        def made(overlays: Overlays | None = None) -> dict[str, nn.Module]:
+            return repaired(
+                self.bank, self.task, options, recovery=recovery, overlays=overlays,
+                original=(lambda: self.moments(recovery)) if recovery.matched else {},
+            )  # fmt: skip
 
         if self.overlays is not None and recovery.together:
-            return self.overlays.get(options, recovery, made)
+            return made(self.overlays)
         if recovery.learning is None:
             return made()
         name = Plan(graph="", weights="", options=options, recovery=repr(recovery)).digest

@@ -7,13 +7,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from allot.errors import MissingError, ModelError
+from allot.onnx_lengths import Lengths, asked, possible, ranges
 from allot.onnx_live import UNSCALED, resolve
 from allot.quiet import quiet
-from allot.task import Inputs
+from allot.task import Free, Inputs, free_axes
 
 OPSET = 18
 # elements of a constant that may take the place of what computes it
@@ -26,59 +26,74 @@ def to_onnx(
     *,
     input_names: Sequence[str] = (),
     output_names: Sequence[str] = ("output",),
+    free: Free | None = None,
 ) -> bytes:
     """The network as ONNX bytes with a free batch size; tensors keep their names of state_dict.
 
     example: a batch of at least two samples (one would be frozen into the file).  input_names:
-    "input" for a tensor and the keys of a dict where none are given.
+    "input" for a tensor and the keys of a dict where none are given.  free: further axes whose
+    length is left open, by "input" or the keys of a dict; None for what `free_axes` says.  Where
+    the network fixes one of them all are fixed, and the file says why (`onnx_lengths`).
     Raises ModelError where torch cannot export the network, MissingError without onnxscript.
     """
-    # its operators must be known before the exporter lists what it can translate
-    import torch.ao.quantization.fx._decomposed
-
     model = deployed.eval()
-    args: tuple[Tensor, ...] = (example,) if isinstance(example, Tensor) else ()
-    named = {} if isinstance(example, Tensor) else example
-    batch = torch.export.Dim.DYNAMIC
-    free: Any = ({0: batch},) if args else {k: {0: batch} for k in named}
-    names = input_names or (("input",) if args else tuple(named))
+    names = input_names or (("input",) if isinstance(example, Tensor) else tuple(example))
+    wanted, why = possible(example, free_axes(example) if free is None else free)
     with quiet("torch.onnx", level=logging.ERROR):
-        program = _export(model, args, named, free, names, output_names)
-        if program is None:
-            raise ModelError("torch exported no ONNX program for this network")
-        return _tidied(program.model, set(model.state_dict()))
+        try:
+            program = _export(model, example, wanted, names, output_names)
+        except ModelError as e:
+            if not wanted:
+                raise
+            program = _export(model, example, {}, names, output_names)
+            why = _reason(e.__cause__ or e)
+        said = Lengths(fixed=why, ranges=ranges(program))
+        return _tidied(program.model, set(model.state_dict()), said)
 
 
 def _export(
     model: nn.Module,
-    args: tuple[Tensor, ...],
-    named: Mapping[str, Tensor],
-    free: Any,
+    example: Inputs,
+    free: Free,
     input_names: Sequence[str],
     output_names: Sequence[str],
 ) -> Any:
+    # its operators must be known before the exporter lists what it can translate
+    import torch.ao.quantization.fx._decomposed
+    import torch.onnx
+
+    single = isinstance(example, Tensor)
     try:
-        return torch.onnx.export(
+        program = torch.onnx.export(
             model,
-            args,
-            kwargs=dict(named),
+            (example,) if single else (),
+            kwargs={} if single else dict(example),
             dynamo=True,
             opset_version=OPSET,
             verbose=False,
             optimize=False,  # its optimizer merges equal tensors, and with them their names
             external_data=False,
-            dynamic_shapes=free,
+            dynamic_shapes=asked(example, free),
             input_names=list(input_names),
             output_names=list(output_names),
         )
     except ModuleNotFoundError as e:
         raise MissingError(f"{e.name} is needed for export: pip install 'allot[cpu]'") from e
     except torch.onnx.OnnxExporterError as e:
-        first = str(e.__cause__ or e).strip().splitlines()[0]
-        raise ModelError(f"torch cannot export this network to ONNX: {first}") from e
+        raise ModelError(f"torch cannot export this network to ONNX: {_reason(e)}") from e
+    if program is None:
+        raise ModelError("torch exported no ONNX program for this network")
+    return program
 
 
-def _tidied(model: Any, state: set[str]) -> bytes:
+def _reason(e: BaseException) -> str:
+    """What torch found wrong in a line: with a free length, what fixes it."""
+    lines = str(e.__cause__ or e).strip().splitlines()
+    inferred = (x.partition("but ")[2] for x in lines if "but tracing inferred" in x)
+    return next(inferred, lines[0])
+
+
+def _tidied(model: Any, state: set[str], said: Lengths) -> bytes:
     """Constants folded, equal steps merged, tensors of `state` left alone; as bytes."""
     import onnx
     import onnx_ir
@@ -106,6 +121,7 @@ def _tidied(model: Any, state: set[str]) -> bytes:
     onnxscript.optimizer.fold_constants(model, should_fold=foldable, output_size_limit=_SMALL)
     onnx_ir.passes.Sequential(*steps)(model)
     model.producer_name, model.producer_version = "allot", ""
+    model.metadata_props.update(said.dump())
     return onnx.ModelProto.SerializeToString(onnx_ir.to_proto(model), deterministic=True)
 
 

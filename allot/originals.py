@@ -29,6 +29,7 @@ from allot.rewrites.rewrite import Rewrite
 from allot.rewrites.rotation import Rotate
 from allot.rewrites.smoothing import ShiftScale, Smooth
 from allot.space import Point, Space
+from allot.task import Data, Task
 
 NONE, ALL = "none", "auto"
 # of the search samples, that plans are measured on; and at least so many
@@ -111,29 +112,23 @@ class Comparison:
     def _measure(self, rewrites: Sequence[Rewrite]) -> Tried:
         start = begun(self.asked, rewrites)
         points = self._points(start.space)
-        data = start.task.search
-        some = data.subset(slice(0, max(_LEAST, math.ceil(_SHARE * len(data)))))
+        some = start.task.search.subset(slice(0, _some(start.task.search)))
         meter = Meter(start.task, banked(start), some, memo=Memo())
         plans = tuple(
             (label, meter.loss(start.space.options(p), recovery=STEADY).divergence)
             for label, p in points
         )
         logs = [math.log(max(loss, _NOTHING)) for _, loss in plans]
-        # the original once; every plan and what its recovery looks at
-        each = len(some) + min(STEADY.samples, len(start.task.calibrate))
-        return Tried(
-            name="", loss=math.exp(sum(logs) / len(logs)), plans=plans,
-            passes=(len(some) + len(plans) * each) / len(data),
-        )  # fmt: skip
+        mean, passes = math.exp(sum(logs) / len(logs)), _passes(start.task, len(points))
+        return Tried(name="", loss=mean, plans=plans, passes=passes)
 
     def _points(self, space: Space) -> list[tuple[str, Point]]:
         """For each format of activations, the plain plan of most bytes within the budgets; where
         none is within, the smallest of all."""
         workload, names = self.job.workload, {b.bill for b in self.budgets}
-        bills = billed.tables(space, self.asked.target, workload=workload, asked=names)
-        originals = billed.originals(
-            self.asked.graph, workload=workload, asked=names, target=self.asked.target
-        )
+        graph, target = self.asked.graph, self.asked.target
+        bills = billed.tables(space, target, workload=workload, asked=names)
+        originals = billed.originals(graph, workload=workload, asked=names, target=target)
         most = {b.bill: b.limit(originals[b.bill]) for b in self.budgets if b.bill in bills}
         # half-way down where nothing is asked that is known without timing
         most = most or {"size": setup.middle(space, bills, originals)}
@@ -149,6 +144,23 @@ class Comparison:
                 found.setdefault(tensors, (_label(weights, tensors), point))
         weights, tensors, least = plans[-1]
         return list(found.values()) or [(_label(weights, tensors), least)]
+
+
+def _some(data: Data) -> int:
+    """Of how many search samples an original's plans are measured on."""
+    return min(len(data), max(_LEAST, math.ceil(_SHARE * len(data))))
+
+
+def _passes(task: Task, plans: int) -> float:
+    """F of one original: itself once; every plan and what its recovery looks at."""
+    some, seen = _some(task.search), min(STEADY.samples, len(task.calibrate))
+    return (some + plans * (some + seen)) / len(task.search)
+
+
+def expected(task: Task, space: Space, candidates: Collection[str]) -> float:
+    """F of comparing candidates and none of them, at most: what does not fit is not measured."""
+    count = 1 + len(candidates) if candidates else 0
+    return count * _passes(task, len(_labels(space, "activation")))
 
 
 def _label(weights: str, tensors: str) -> str:

@@ -1,15 +1,16 @@
 """Overlays: what recovery made of a plan's modules, on disk, so that it is never made twice.
 
 An encoding of the bank depends on its own weights alone.  What rounding in order or learning makes
-depends on all options of the plan: so it is kept apart, one file for a plan and a recovery, named
-by a key of what it was made from and by the hash of what it holds, and never changed.
+of a module depends on the plan's options there and before it: so it is kept apart, one file for a
+piece of the network (see `allot.pieces`), named by a key of what it was made from and by the hash
+of what it holds, and never changed.  Plans that begin alike share the files of their beginning.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ from allot.files import write_bytes
 from allot.ledger import sample_digests
 from allot.module_tree import Untold, built, told
 from allot.option import Option
+from allot.pieces import Piece, pieces
 from allot.plan import weights_digest
 from allot.recover import Recovery
 from allot.task import Data
 
-FOLDER, VERSION = "overlays", 1
+FOLDER, VERSION = "overlays", 2
 _ENDING = ".safetensors"
 
 Standins = Mapping[str, nn.Module]
+Plan = tuple[Mapping[str, Option], Recovery]
 
 
 class Overlays:
@@ -51,48 +54,68 @@ class Overlays:
         self._originals = dict(bank.skeleton.named_modules())
         given = [bank.graph.digest, weights_digest(bank.skeleton), *sample_digests(data.inputs)]
         self._given = hashlib.sha256(json.dumps(given).encode()).hexdigest()
-        self._untold: set[str] = set()
+        self._untold = False
 
     def get(
-        self, options: Mapping[str, Option], recovery: Recovery, make: Callable[[], Standins]
+        self,
+        options: Mapping[str, Option],
+        recovery: Recovery,
+        make: Callable[[Standins], Standins],
     ) -> dict[str, nn.Module]:
         """Stand-ins of a plan after a recovery, read where they were made before.
 
-        They are the same to the bit.  A damaged file is told of, and its content made again.
+        make: (those of the plan's beginning that are known) -> all.  What is read is the same to
+        the bit.  A damaged file is told of, and its content made again.
         """
-        name = self.key(options, recovery)
-        path = self._path(name)
-        if path is not None:
-            found = self._read(path)
-            if found is not None:
-                return found
-        made = dict(make())
-        if not self.frozen:
-            self._write(name, made)
-        return made
+        known: dict[str, nn.Module] = {}
+        keyed = list(self._keyed(options, recovery))
+        for i, (key, _) in enumerate(keyed):
+            path = self._path(key)
+            found = None if path is None else self._read(path)
+            if found is None:
+                made = dict(make(known))
+                self._write(made, keyed[i:])
+                return made
+            known |= found
+        return known
 
     def digest(self, options: Mapping[str, Option], recovery: Recovery) -> str:
-        """The hash that names what a file of this plan holds, "" where there is none."""
-        path = self._path(self.key(options, recovery))
-        return "" if path is None else _hash_in(path)
+        """A hash that names what the files of this plan hold, "" where one is lacking."""
+        paths = [self._path(key) for key, _ in self._keyed(options, recovery)]
+        hashes = [_hash_in(p) for p in paths if p is not None]
+        if len(hashes) < len(paths):
+            return ""
+        return hashes[0] if len(hashes) == 1 else _digest("".join(hashes).encode())
 
-    def key(self, options: Mapping[str, Option], recovery: Recovery) -> str:
-        """Names what an overlay is made from: network, data, all options and the recovery."""
-        plan = {name: o.dump() for name, o in sorted(options.items())}
-        text = json.dumps([VERSION, self._given, plan, recovery.dump()], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+    def keys(self, options: Mapping[str, Option], recovery: Recovery) -> tuple[str, ...]:
+        """Name what every file of a plan is made from, in execution order.
 
-    def keep(self, keys: Collection[str]) -> None:
+        Network, data, the recovery, and all options in a piece and before it.
+        """
+        return tuple(key for key, _ in self._keyed(options, recovery))
+
+    def keep(self, plans: Iterable[Plan]) -> None:
         """Takes away the files of all other plans: a job that goes on does not need them."""
+        keys = {key for options, recovery in plans for key in self.keys(options, recovery)}
         for path in self.folder.glob(f"*{_ENDING}"):
             if path.name.partition(".")[0] not in keys:
                 path.unlink()
 
     def copy(self, options: Mapping[str, Option], recovery: Recovery, folder: Path) -> None:
-        """The file of a plan, where there is one, written into another folder too."""
-        path = self._path(self.key(options, recovery))
-        if path is not None:
-            write_bytes(folder / path.name, path.read_bytes())
+        """The files of a plan, where there are any, written into another folder too."""
+        for key, _ in self._keyed(options, recovery):
+            path = self._path(key)
+            if path is not None:
+                write_bytes(folder / path.name, path.read_bytes())
+
+    def _keyed(
+        self, options: Mapping[str, Option], recovery: Recovery
+    ) -> Iterator[tuple[str, Piece]]:
+        for piece in pieces(self._bank.graph, recovery):
+            given = {n: o.dump() for n, o in sorted(piece.options(options).items())}
+            about = [VERSION, self._given, given, recovery.dump(), piece.end]
+            text = json.dumps(about, sort_keys=True)
+            yield hashlib.sha256(text.encode()).hexdigest()[:16], piece
 
     def _path(self, name: str) -> Path | None:
         # of several, only a damaged one and the one made in its place can be
@@ -114,18 +137,21 @@ class Overlays:
             for name, tree in trees.items()
         }
 
-    def _write(self, name: str, made: Standins) -> None:
+    def _write(self, made: Standins, keyed: Iterable[tuple[str, Piece]]) -> None:
+        if self.frozen:
+            return
         try:
-            data = _dumped(made, self._originals)
+            for key, piece in keyed:
+                held = {n: m for n, m in made.items() if piece.holds(n)}
+                data = _dumped(held, self._originals)
+                write_bytes(self.folder / f"{key}.{_digest(data)}{_ENDING}", data)
         except Untold:
-            if name not in self._untold:
-                self._untold.add(name)
+            if not self._untold:
                 self._tell(
                     "what recovery made of a plan holds modules that a file cannot say, and is "
                     "made again whenever it is needed"
                 )
-            return
-        write_bytes(self.folder / f"{name}.{_digest(data)}{_ENDING}", data)
+            self._untold = True
 
 
 def _digest(data: bytes) -> str:

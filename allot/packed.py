@@ -2,8 +2,9 @@
 
 weights.safetensors holds one uint8 tensor per layer, named after the module: codes at `bits` each,
 then float32 scales, then float32 biases (a float layer: weight, then bias), and one tensor "*" with
-what belongs to no layer. The header is padded to the length that the float original would need, so
-that its bytes, and with them the size of a plan, are known before anything is written.
+what belongs to no layer; an embedding in codes is stored as layers are, one in float there. The
+header is padded to the length that the float original would need, so that its bytes, and with them
+the size of a plan, are known before anything is written.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from allot import entropy_coding, packed_format
-from allot.deploy import named_layers
+from allot import entropy_layers, packed_format
+from allot.deploy import named_layers, tables
 from allot.deployed import CodedLayer, ExpandedLayer, FloatLayer, FormattedLayer
 from allot.deployed_blocks import BlockLayer
+from allot.deployed_tables import CodedEmbedding
 from allot.errors import ArtefactError
 from allot.files import json_bytes
 from allot.num import pack as bits_of
@@ -34,7 +36,7 @@ REST = "*"
 _SMALL = 16
 
 Bytes = NDArray[np.uint8]
-Stored = FloatLayer | CodedLayer | BlockLayer
+Stored = FloatLayer | CodedLayer | BlockLayer | CodedEmbedding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ def stored_bytes(shape: tuple[int, ...], bits: float, *, bias: bool) -> int:
 def header_bytes(graph: Graph) -> int:
     """Bytes of the weights file before the first tensor, the same for every plan of a graph."""
     names = [x.module for x in graph.layers] + ([REST] if graph.loose else [])
+    names += [s.touches[0].module for s in graph.embeddings if not s.fixed]
     return 8 + _header_room(names, _digits(graph))
 
 
@@ -110,9 +113,9 @@ def pack(onnx: bytes, deployed: nn.Module, graph: Graph) -> Packed:
 
 
 def stored(deployed: nn.Module) -> dict[str, tuple[dict[str, Any], Bytes]]:
-    """Layer -> its entry of layout.json and its packed bytes."""
+    """Layer, or table in codes -> its entry of layout.json and its packed bytes."""
     paths = {id(m): path for path, m in deployed.named_modules()}
-    layers = named_layers(deployed).items()
+    layers = [*named_layers(deployed).items(), *tables(deployed).items()]
     return {n: (_layer_entry(n, paths[id(m)], m), _layer_payload(m)) for n, m in layers}
 
 
@@ -133,7 +136,7 @@ def _layer_entry(name: str, path: str, layer: Stored) -> dict[str, Any]:
     into = {r: f"{dot}{r}" for r in layer.roles}
     if layer.bias is not None:
         into["bias"] = f"{dot}bias"
-    if isinstance(layer, FormattedLayer | BlockLayer):
+    if isinstance(layer, FormattedLayer | BlockLayer | CodedEmbedding):
         return {"name": name, "into": into, **packed_format.entry(layer)}
     weight = layer.codes if isinstance(layer, CodedLayer) else layer.weight
     return {
@@ -147,7 +150,7 @@ def _layer_entry(name: str, path: str, layer: Stored) -> dict[str, Any]:
 
 def _layer_payload(layer: Stored) -> Bytes:
     bias = [] if layer.bias is None else [layer.bias.numpy()]
-    if isinstance(layer, FormattedLayer | BlockLayer):
+    if isinstance(layer, FormattedLayer | BlockLayer | CodedEmbedding):
         return _joined([*packed_format.payload(layer), *bias])
     if isinstance(layer, FloatLayer):
         return _joined([layer.weight.numpy(), *bias])
@@ -218,7 +221,7 @@ def _filled(proto: Any, payload: Mapping[str, Bytes], layout: list[dict[str, Any
             values = {"raw": data[at : at + entry["bytes"]]}
             at += entry["bytes"]
         else:
-            values = layer_values(entry, entropy_coding.plain(entry, data))
+            values = layer_values(entry, entropy_layers.plain(entry, data))
         for role, name in entry["into"].items():
             tensors[name].raw_data = values[role].tobytes()
     return bytes(proto.SerializeToString(deterministic=True))

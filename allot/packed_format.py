@@ -13,14 +13,16 @@ from torch import Tensor
 from allot import part
 from allot.deployed import FormattedLayer, expanded
 from allot.deployed_blocks import BlockLayer
+from allot.deployed_tables import CodedEmbedding
 from allot.errors import JobError
 from allot.num import blocks, packing
 from allot.option import count
 
 Bytes = NDArray[np.uint8]
+OnFormat = FormattedLayer | BlockLayer | CodedEmbedding
 
 
-def entry(layer: FormattedLayer | BlockLayer) -> dict[str, Any]:
+def entry(layer: OnFormat) -> dict[str, Any]:
     """What is to be known of a layer to read its bytes, as JSON data."""
     return {
         "kind": "format",
@@ -31,7 +33,7 @@ def entry(layer: FormattedLayer | BlockLayer) -> dict[str, Any]:
     }
 
 
-def payload(layer: FormattedLayer | BlockLayer) -> list[NDArray[Any]]:
+def payload(layer: OnFormat) -> list[NDArray[Any]]:
     """Codes and scales, factors in half precision, gain: in the order in which they are stored."""
     gain = [] if layer.gain is None else [layer.gain.numpy()]
     factors = [f.numpy().astype(np.float16) for f in layer.factors]
@@ -39,7 +41,8 @@ def payload(layer: FormattedLayer | BlockLayer) -> list[NDArray[Any]]:
 
 
 def values(entry: Mapping[str, Any], data: Bytes) -> dict[str, NDArray[Any]]:
-    """What the file holds of a layer: its weight, or blocks, scales and zeros; and its bias.
+    """What the file holds of a layer: its weight, or blocks, scales and zeros; and its bias.  Of a
+    table in codes: these and its scales.
 
     Raises ValueError for bytes of another length, PlanError for a format that allot does not have.
     """
@@ -58,6 +61,8 @@ def values(entry: Mapping[str, Any], data: Bytes) -> dict[str, NDArray[Any]]:
     bias = {"bias": found["bias"]} if "bias" in found else {}
     if "blocks" in entry["into"]:
         return {**blocks.blocks(encoded, gain=gain), **bias}
+    if "codes" in entry["into"]:
+        return {"codes": encoded.codes.to(torch.int8).numpy(), "scale": encoded.scale.numpy()}
     return {"weight": expanded(encoded, gain, factors).numpy().reshape(shape), **bias}
 
 
@@ -73,6 +78,8 @@ def dims(entry: Mapping[str, Any]) -> dict[str, list[int]]:
     """Role -> shape of every tensor of the graph that a layer's bytes go into."""
     shape = entry["shape"]
     found = {"weight": shape, "codes": shape, "scale": shape[:1], "bias": shape[:1]}
+    if entry["kind"] == "format" and "codes" in entry["into"]:
+        found["scale"] = [shape[0], 1]
     if "blocks" in entry["into"]:
         found |= blocks.dims(part.load(entry["format"]), *shape)
     return found

@@ -3,39 +3,48 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from allot.bank import Bank
+from allot.lockstep import Step, lockstep, once
+from allot.moments import Correction as Correction
+from allot.moments import Moments as Moments
+from allot.moments import Share, changed, pooled
+from allot.moments import affine as affine
+from allot.moments import channel_dim as channel_dim
+from allot.moments import channel_moments as channel_moments
+from allot.moments import corrected as corrected
+from allot.moments import correction as correction
+from allot.moments import matchable as matchable
+from allot.moments import matched as matched
+from allot.moments import moments as moments
 from allot.option import Option
 from allot.options.formatted import Formatted
 from allot.options.precision import Weight
-from allot.options.standins import OnGrid, shallow
+from allot.options.standins import OnGrid
 from allot.options.statistics import gram_of
 from allot.options.width import kept_positions
 from allot.part import Part
-from allot.site import Graph
+from allot.reconstruct.held import Batches
+from allot.site import Graph, Layer
 from allot.sweep import Observer, observed, rewrapped, unwrapped
-from allot.task import Task, take
+from allot.task import Inputs, Task, take
 
-# a correction may not stretch a channel by more than this: beyond it the channel is noise
-_MOST_GAIN = 4.0
-
-Moments = Mapping[str, tuple[Tensor, Tensor]]
-# gain and shift, both [channels]
-Correction = tuple[Tensor, Tensor]
+# more samples than these are rounded for in batches of so many
+BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recovery(Part):
     """What repairs a planned network.
 
-    samples: calibration inputs it sees, as one batch.  matched: shift and scale every normalized
-    or biased layer so that mean and variance of its output equal the original's on the same
-    inputs (after Nagel et al. 2019 and Sun et al. 2019; matching to the original instead of
+    samples: calibration inputs it sees, as if they were one batch.  matched: shift and scale every
+    normalized or biased layer so that mean and variance of its output equal the original's on the
+    same inputs (after Nagel et al. 2019 and Sun et al. 2019; matching to the original instead of
     re-estimating is ours).  in_order: round every weight again, in execution order, for the
     inputs that the already repaired network gives it (Frantar et al. 2022).  learning: how codes
     are then learned (an `allot.reconstruct.learning.Learning`), or None.
@@ -66,46 +75,6 @@ STRONG = Recovery(samples=1024, in_order=True)
 BY_NAME = {r.name: r for r in (LIGHT, STEADY, STRONG)}
 
 
-def moments(task: Task, model: nn.Module, graph: Graph, *, samples: int) -> Moments:
-    """Mean and standard deviation [channels] of the output of every layer that is matched."""
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def observer(name: str) -> Observer:
-        dim = channel_dim(graph, name)
-
-        def observe(x: Tensor) -> None:
-            found[name] = channel_moments(x, dim)
-
-        return observe
-
-    hooks = {(name, "out"): [observer(name)] for name in matchable(graph)}
-    with observed(model, hooks), torch.no_grad():
-        task.forward(model, take(task.calibrate.inputs, slice(0, samples)))
-    return found
-
-
-def matchable(graph: Graph) -> tuple[str, ...]:
-    """Modules whose output can be shifted and scaled: norms, and biased layers without one."""
-    known = {x.module for x in graph.layers if x.bias and not x.norm} | set(graph.norms)
-    starts = [name for name, event in graph.order if event == "start" and name in known]
-    return tuple(name for name in dict.fromkeys(starts) if starts.count(name) == 1)
-
-
-def channel_dim(graph: Graph, module: str) -> int:
-    """Where the channels of a module's output lie: last for a linear, [n, t, c], else second."""
-    return -1 if any(x.module == module and x.op == "linear" for x in graph.layers) else 1
-
-
-def channel_moments(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [channels] over all other dims."""
-    dims = [d for d in range(x.dim()) if d != dim % x.dim()]
-    x = x.detach()
-    mean = x.mean(dims, keepdim=True)
-    # in two passes: torch.var_mean takes ten times as long over these dims
-    variance = (x - mean).square_().mean(dims)
-    return mean.flatten().double(), variance.double().sqrt()
-
-
 def recovered(
     bank: Bank,
     task: Task,
@@ -113,51 +82,129 @@ def recovered(
     *,
     recovery: Recovery,
     original: Moments,
+    known: Mapping[str, nn.Module] | None = None,
+    batch: int = BATCH,
 ) -> dict[str, nn.Module]:
     """Stand-ins of a plan after recovery; the bank's own encodings are left as they are.
 
     original: `moments` of the original on the same samples.  A plan that changes nothing, and
-    everything before a plan's first change, stays exactly as it was.
+    everything before a plan's first change, stays exactly as it was.  Rounding in order takes
+    `batch` samples at a time, as if all were one batch.  known: what this gives for modules of the
+    plan's beginning, where it was made before.
     """
-    standins = bank.standins(options)
+    done = known or {}
+    standins = {**bank.standins(options), **done}
     if not standins:
         return {}
-    observers: dict[tuple[str, str], list[Observer]] = {}
-    if recovery.in_order:
-        observers |= _rounders(bank, options, standins)
-    corrections: dict[str, Correction] = {}
+    steps = [*_roundings(bank, options, standins, done)] if recovery.in_order else []
     if recovery.matched:
-        for name in _after_change(bank.graph, set(standins)):
-            kept = kept_positions(name, options, graph=bank.graph, stats=bank.stats)
-            dim = channel_dim(bank.graph, name)
-            observers[(name, "out")] = [_matcher(name, original[name], kept, dim, corrections)]
-    if not observers:
+        matches = _matchings(bank, options, standins, original)
+        steps += [s for s in matches if s.module not in done]
+    if not steps:
         return standins
+    samples = min(recovery.samples, len(task.calibrate))
+    if recovery.in_order and once(bank.graph, (s.module for s in steps)):
+        batches = Batches(task.calibrate.inputs, torch.arange(samples).split(batch))
+        found = lockstep(task, bank, standins, steps, batches=batches)
+    else:
+        # to match alone, one run with all samples is quickest
+        inputs = take(task.calibrate.inputs, slice(0, samples))
+        found = _at_once(task, bank, standins, steps, inputs)
+    return {**standins, **found}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Acting(Step):
+    """changed: what the changed module gives where it gave a tensor, None for the same."""
+
+    changed: Callable[[Tensor], Tensor | None]
+
+
+def _at_once(
+    task: Task,
+    bank: Bank,
+    standins: Mapping[str, nn.Module],
+    steps: Iterable[Acting],
+    inputs: Inputs,
+) -> dict[str, nn.Module]:
+    """What steps put in place of modules, from one run with all samples in one batch."""
+    found: dict[str, nn.Module] = {}
+
+    def observer(step: Acting) -> Observer:
+        def observe(x: Tensor) -> Tensor | None:
+            step.see(x)
+            module = step.act()
+            if module is not None:
+                found[step.module] = module
+            return step.changed(x)
+
+        return observe
+
+    observers = {(s.module, s.role): [observer(s)] for s in steps}
     with bank.trial(standins) as model, observed(model, observers), torch.no_grad():
-        task.forward(model, take(task.calibrate.inputs, slice(0, recovery.samples)))
-    for name, correction in corrections.items():
-        standins[name] = corrected(standins.get(name, bank.module(name)), correction)
-    return standins
+        task.forward(model, inputs)
+    return found
 
 
-def _rounders(
-    bank: Bank, options: Mapping[str, Option], standins: dict[str, nn.Module]
-) -> dict[tuple[str, str], list[Observer]]:
-    """What rounds every layer again; their stand-ins become copies (in place)."""
-    observers: dict[tuple[str, str], list[Observer]] = {}
-    for name in [n for n, m in standins.items() if isinstance(unwrapped(m), OnGrid)]:
+def _roundings(
+    bank: Bank,
+    options: Mapping[str, Option],
+    standins: dict[str, nn.Module],
+    done: Collection[str],
+) -> Iterator[Acting]:
+    """What rounds every layer again that is not done; their stand-ins become copies (in place)."""
+    todo = [n for n, m in standins.items() if isinstance(unwrapped(m), OnGrid) and n not in done]
+    for name in todo:
         option = options[f"{name}.weight"]
         if not isinstance(option, Weight | Formatted):
             continue  # its codes are not rounded by a scale and inputs: the bank's stay
-        standins[name] = _private(standins[name])
-        rounder = _rounder(bank, name, options, option, standins[name])
-        observers[(name, "in")] = [rounder]
-    return observers
+        standins[name] = rewrapped(standins[name], copy.deepcopy(unwrapped(standins[name])))
+        layer, plain = unwrapped(standins[name]), bank.unrounded(name, options)
+        assert isinstance(layer, OnGrid)
+        yield _rounding(bank.graph.layer(name), layer, plain, option)
 
 
-def corrected(module: nn.Module, correction: Correction) -> nn.Module:
-    """The module with its output corrected inside its wrappers."""
-    return rewrapped(module, affine(unwrapped(module), *correction))
+def _rounding(site: Layer, layer: OnGrid, plain: nn.Module, option: Weight | Formatted) -> Acting:
+    """Rounds a layer's float weights again for the inputs that arrive, before it sees them."""
+    statistic, grams = gram_of(site), list[Tensor]()
+    if isinstance(layer.inner, nn.Conv2d):
+        # a narrowed depthwise layer has fewer groups than the original
+        statistic = replace(statistic, groups=layer.inner.groups)
+
+    def see(x: Tensor) -> None:
+        grams[:] = [statistic.update(grams[0] if grams else None, x)]
+
+    def act() -> None:
+        layer.become_(option.encoded(plain, gram=grams.pop()))
+
+    return Acting(module=site.module, role="in", see=see, act=act, changed=lambda x: None)
+
+
+def _matchings(
+    bank: Bank, options: Mapping[str, Option], standins: Mapping[str, nn.Module], original: Moments
+) -> Iterator[Acting]:
+    """What corrects modules at and after the first change to the original's moments."""
+    for name in _after_change(bank.graph, set(standins)):
+        kept = kept_positions(name, options, graph=bank.graph, stats=bank.stats)
+        goal = (original[name][0][kept], original[name][1][kept])
+        module = standins.get(name, bank.module(name))
+        yield _matching(name, module, goal, channel_dim(bank.graph, name))
+
+
+def _matching(name: str, module: nn.Module, goal: tuple[Tensor, Tensor], dim: int) -> Acting:
+    """Corrects a module's output to a goal, for all that comes after it."""
+    parts: list[Share] = []
+
+    def see(x: Tensor) -> None:
+        parts.append((x.numel(), *channel_moments(x, dim)))
+
+    def by() -> Correction:
+        return correction(pooled(parts), goal)
+
+    return Acting(
+        module=name, role="out", see=see, act=lambda: corrected(module, by()),
+        changed=lambda y: changed(y, by(), dim),
+    )  # fmt: skip
 
 
 def _after_change(graph: Graph, touched: set[str]) -> list[str]:
@@ -166,81 +213,3 @@ def _after_change(graph: Graph, touched: set[str]) -> list[str]:
     first = min(i for i, name in enumerate(names) if name in touched)
     later = set(names[first:])
     return [name for name in matchable(graph) if name in later]
-
-
-def _private(module: nn.Module) -> nn.Module:
-    return rewrapped(module, copy.deepcopy(unwrapped(module)))
-
-
-def _rounder(
-    bank: Bank,
-    name: str,
-    options: Mapping[str, Option],
-    option: Weight | Formatted,
-    standin: nn.Module,
-) -> Observer:
-    """Rounds the layer's float weights again for the inputs that arrive, before it sees them."""
-    layer = unwrapped(standin)
-    assert isinstance(layer, OnGrid)
-    statistic = gram_of(bank.graph.layer(name))
-    if isinstance(layer.inner, nn.Conv2d):
-        # a narrowed depthwise layer has fewer groups than the original
-        statistic = replace(statistic, groups=layer.inner.groups)
-
-    def observe(x: Tensor) -> None:
-        gram = statistic.update(None, x)
-        layer.become_(option.encoded(bank.unrounded(name, options), gram=gram))
-
-    return observe
-
-
-def _matcher(
-    name: str,
-    target: tuple[Tensor, Tensor],
-    kept: Tensor,
-    dim: int,
-    corrections: dict[str, Correction],
-) -> Observer:
-    """Corrects a module's output to the original's moments, for all that comes after it."""
-    goal = (target[0][kept], target[1][kept])
-
-    def observe(x: Tensor) -> Tensor:
-        corrections[name], y = matched(x, goal, dim)
-        return y
-
-    return observe
-
-
-def matched(x: Tensor, goal: tuple[Tensor, Tensor], dim: int) -> tuple[Correction, Tensor]:
-    """Gain and shift [channels] that give x the goal's mean and deviation, and x with them."""
-    gain, shift = correction(channel_moments(x, dim), goal)
-    if dim % x.dim() == x.dim() - 1:
-        return (gain, shift), x * gain + shift
-    shape = (1, -1, *([1] * (x.dim() - 2)))
-    return (gain, shift), x * gain.view(shape) + shift.view(shape)
-
-
-def correction(now: tuple[Tensor, Tensor], goal: tuple[Tensor, Tensor]) -> Correction:
-    """Gain and shift [channels] that take one mean and deviation to another."""
-    mean, std = now
-    gain = torch.where(std > 1e-6, goal[1] / std.clamp(min=1e-6), 1.0)
-    gain = gain.clamp(1 / _MOST_GAIN, _MOST_GAIN)
-    shift = (goal[0] - mean * gain).float()
-    return gain.float(), shift
-
-
-def affine(module: nn.Module, gain: Tensor, shift: Tensor) -> nn.Module:
-    """A copy of a norm or layer whose output is gain * y + shift, both [channels]."""
-    if isinstance(module, OnGrid):
-        return module.affine(gain, shift)
-    if not isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d):
-        raise TypeError(f"{type(module).__name__} has no affine to correct")
-    new, w = shallow(module), module.weight
-    if w is None:  # a norm without affine gets one
-        new.affine, weight = True, gain.clone()
-    else:
-        weight = w.detach() * gain.view(-1, *([1] * (w.dim() - 1)))
-    bias = shift if module.bias is None else module.bias.detach() * gain + shift
-    new._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
-    new._parameters["bias"] = nn.Parameter(bias.clone(), requires_grad=False)
-    return new

@@ -13,7 +13,7 @@ from torch import nn
 from allot import document, ledger, setup
 from allot import front as fronts
 from allot.artefact import SUMMARY, Artefact, add_documents
-from allot.beginning import Asked, Begun, run_of
+from allot.beginning import Asked, Begun, Prepare, prepared, run_of
 from allot.calibrate import needed
 from allot.certify import Statement, state, state_agreement
 from allot.certify import load as load_statement
@@ -49,15 +49,16 @@ def reopen(
     *,
     axes: Mapping[str, Axis],
     target: Target,
+    prepare: Prepare | None = None,
     report: Report = silent,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Run:
     """The run of a finished job, calibrated again; nothing is searched or written.
 
-    Its task has the search samples in the place of the certify samples: those prove something
-    once, and were used.  What recovery made of its plans is read where it is stored.  Raises
-    InputError for a folder without a job, PlanError for another network or other weights than the
-    job's.
+    prepare: what made the job's data, where something did.  Its task has the search samples in
+    the place of the certify samples: those prove something once, and were used.  What recovery made
+    of its plans is read where it is stored.  Raises InputError for a folder without a job and for
+    another `prepare`, PlanError for another network or other weights than the job's.
     """
     job = setup.read_job(folder)
     task = replace(task, certify=task.search)
@@ -70,6 +71,7 @@ def reopen(
         )  # fmt: skip
         task = rewritten(task, setup.rewrites(job))
         space = rebuild(task, job, axes=axes, target=target)
+        task = prepared(task, space.graph, job=job, prepare=prepare)
     start = Begun(task=task, space=space, statistics=needed(space))
     run = run_of(
         asked, start, job=job, folder=folder, memo=Memo(), stages=stages, frozen=True, tell=tell

@@ -11,7 +11,7 @@ from allot.bank import Bank
 from allot.clock import Clock
 from allot.evaluate import Evaluator
 from allot.job import Job
-from allot.latency_model import Fit
+from allot.latency_fit import Fit
 from allot.measure import Meter
 from allot.memo import Memo
 from allot.recover import BY_NAME, STRONG, Recovery

@@ -10,6 +10,7 @@ from allot import certify, entropy_coding, ledger, part
 from allot import check as checks
 from allot.audit import audited
 from allot.dominated import cut
+from allot.embeddings import in_float
 from allot.errors import BudgetError, InputError, MissingError, PlanError
 from allot.files import read_json, write_json
 from allot.job import Budget, Job, Struck, say, taken
@@ -25,6 +26,7 @@ from allot.target import Target, Workload
 from allot.task import Task
 
 JOB, MEMO, ORIGINALS = "job.json", "measurements.jsonl", "originals.jsonl"
+LAYERS = "layers.jsonl"
 
 
 def check(task: Task, *, target: Target, max_drop: float, asked: Sequence[Budget]) -> None:
@@ -80,12 +82,7 @@ def space(
 def remarks(task: Task, graph: Graph, max_drop: float) -> Iterator[str]:
     """What a user should know before any long work."""
     yield provable(task, max_drop)
-    if graph.unknown:
-        kinds: dict[str, list[str]] = {}
-        for name, kind, _ in graph.unknown:
-            kinds.setdefault(kind, []).append(name)
-        said = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items())
-        yield f"no quantizer for these, they stay in float and count so: {said}"
+    yield from in_float(graph)
     for finding in audited(task):
         yield f"calibration data: {finding.sentence}"
 
@@ -133,13 +130,14 @@ def free(path: Path, *, resume: bool) -> None:
 
 
 def _begun(path: Path) -> bool:
-    """Whether a folder holds more than what comparing originals left there."""
-    return path.is_file() or (path.exists() and any(p.name != ORIGINALS for p in path.iterdir()))
+    """Whether a folder holds more than what timing layers and comparing originals left there."""
+    before = (ORIGINALS, LAYERS)
+    return path.is_file() or (path.exists() and any(p.name not in before for p in path.iterdir()))
 
 
 def abandon(path: Path) -> None:
     """Takes a folder away again in which a job ended before it measured anything of worth."""
-    for name in (JOB, MEMO, ORIGINALS, ledger.FILE):
+    for name in (JOB, MEMO, ORIGINALS, LAYERS, ledger.FILE):
         (path / name).unlink(missing_ok=True)
     if not any(path.iterdir()):
         path.rmdir()

@@ -29,9 +29,10 @@ class Touch:
 class Site:
     """One place of one decision.
 
-    kind: "weight", "activation", "channels", "block" or "tokens".  name: "<module>.weight",
-    "<module>.input", "<module>.channels", "<module>.block", "<module>.tokens" after the first
-    module (in execution order) that it concerns.
+    kind: "weight", "activation", "channels", "block", "tokens" or "embedding" (a table that rows
+    are looked up in).  name: "<module>.weight" (of tables too), "<module>.input",
+    "<module>.channels", "<module>.block", "<module>.tokens" after the first module (in execution
+    order) that it concerns.
     shape: weight [out, in, ...]; activation per sample [c, ...]; channels [classes]; block per
     sample, of what enters and leaves it; tokens [t, c].
     reach: layers whose storage or work scales with it.
@@ -83,6 +84,7 @@ class Graph:
     as (name, "start" | "end") pairs; a module called more than once appears more than once.
     unknown: (module, type, words of 4 bytes) of what holds parameters or buffers but is not
     understood; it stays in float.  loose: bytes of what no layer and no folded norm owns.
+    embeddings: tables that rows are looked up in; `loose` counts them in float.
     results: what convolutions make where no activation site stands before the next reader; a
     target that computes in integers from codes to codes ties them to the convolution's input.
     """
@@ -94,6 +96,7 @@ class Graph:
     unknown: tuple[tuple[str, str, int], ...] = ()
     loose: int = 0
     results: tuple[Site, ...] = ()
+    embeddings: tuple[Site, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -119,7 +122,7 @@ class Graph:
 
     @cached_property
     def _by_name(self) -> dict[str, Site]:
-        return {s.name: s for s in (*self.sites, *self.results)}
+        return {s.name: s for s in (*self.sites, *self.results, *self.embeddings)}
 
     @cached_property
     def _by_module(self) -> dict[str, Layer]:

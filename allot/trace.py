@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from allot import probe
 from allot.edges import activation_sites, per_sample, result_sites
+from allot.embeddings import embedding_sites
 from allot.errors import DataError, ModelError
 from allot.groups import channel_sites
 from allot.proof import proven
@@ -47,7 +48,11 @@ def trace(model: nn.Module, task_forward: Forward, example: Any) -> Graph:
             copied, record, layers, [*sites, *groups], forward=task_forward, example=example
         )
     graph = _graph(copied, record, layers, every)
-    return replace(graph, results=tuple(result_sites(record, layers, batch)))
+    return replace(
+        graph,
+        results=tuple(result_sites(record, layers, batch)),
+        embeddings=tuple(embedding_sites(copied, {n for n, _ in record.order}, every)),
+    )
 
 
 @contextmanager

@@ -33,6 +33,20 @@ def at_most(
     }
 
 
+def at_least(
+    value: float,
+    bar: float,
+    *,
+    n: int,
+    seeds: Sequence[int],
+    interval: tuple[float, float] | None = None,
+    **more: Any,
+) -> Figure:
+    """A figure that holds where its value is at least the bar."""
+    found = at_most(value, bar, n=n, seeds=seeds, interval=interval, **more)
+    return found | {"holds": bool(value >= bar)}
+
+
 def mean_interval(x: ArrayLike) -> tuple[float, float]:
     """95 % normal interval of a mean over independent samples."""
     values = np.asarray(x, dtype=np.float64)

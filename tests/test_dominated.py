@@ -75,6 +75,13 @@ def test_what_is_no_faster_and_no_smaller_goes_and_what_is_smaller_stays() -> No
     assert "neither faster nor smaller" in reasons["l0.weight"]["W8"]
 
 
+def test_a_pinned_option_stays_however_slow() -> None:
+    pinned = space((2, 2)).pin("l0.weight", "W8")
+    seconds = table("s", ((0,), [9.0]), ((1,), [1.0, 1.0]))
+    reasons = dominated(pinned, seconds=seconds, others=[table("byte", ((1,), [32, 8]))])
+    assert not reasons
+
+
 numbers = st.lists(st.integers(0, 8), min_size=12, max_size=12)
 
 

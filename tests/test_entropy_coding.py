@@ -1,7 +1,7 @@
 """Laws of entropy coding: nothing is lost, it never takes more, and damage is not overlooked.
 
 Faults these must catch: a code lost, at the ends of the range above all; an alphabet of one; a
-model that differs between writer and reader; a stream cut off taken for whole; a float layer coded.
+model that differs between writer and reader; a stream cut off taken for whole.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from hypothesis.extra.numpy import arrays
 
 from allot import entropy_coding
 from allot.errors import MissingError
-from allot.num import histogram, pack
-from allot.num.formats import Float16, Format, Int
+from allot.num import histogram
 
 pytest.importorskip("constriction")
 
@@ -32,10 +31,6 @@ def normal(rows: int, k: int, spread: float, *, columns: bool = False) -> np.nda
     x = np.random.default_rng(0).normal(0, spread, (rows, k))
     x = x * np.linspace(0.2, 3, k) if columns else x
     return np.clip(np.round(x), -127, 127).astype(np.int8)
-
-
-def entry(codes: np.ndarray, bits: int) -> dict[str, Any]:
-    return {"name": "a", "kind": "codes", "bits": bits, "shape": list(codes.shape)}
 
 
 @given(matrices)
@@ -68,36 +63,6 @@ def test_columns_that_differ_take_less_than_their_common_entropy() -> None:
     assert np.array_equal(entropy_coding.decoded(stream, codes.size, 200), codes.reshape(-1))
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
-def test_a_layer_comes_back_byte_for_byte_with_what_follows_its_codes(bits: int) -> None:
-    codes = np.clip(normal(16, 120, 2 ** (bits - 3)), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    rest = np.arange(64, dtype=np.uint8)
-    data = np.concatenate([pack.pack(codes.reshape(-1), bits), rest])
-    new, stored = entropy_coding.coded(entry(codes, bits), data)
-    assert "coder" in new and len(stored) < len(data)
-    assert np.array_equal(entropy_coding.plain(new, stored), data)
-    assert np.array_equal(stored[-64:], rest)
-
-
-def test_codes_of_a_format_are_coded_too() -> None:
-    fmt = Format(grid=Int(bits=4), group=20, scales=Float16())
-    codes = np.clip(normal(16, 120, 1.0), -8, 7)
-    data = np.concatenate([pack.pack(codes.reshape(-1), 4), np.zeros(16 * 6 * 2, np.uint8)])
-    given = {"name": "a", "kind": "format", "format": fmt.dump(), "shape": [16, 120]}
-    new, stored = entropy_coding.coded(given, data)
-    assert len(stored) < 0.8 * len(data)
-    assert np.array_equal(entropy_coding.plain(new, stored), data)
-
-
-def test_where_it_does_not_pay_all_stays_as_it_is() -> None:
-    codes = np.random.default_rng(0).integers(-8, 8, (16, 100)).astype(np.int8)
-    data = pack.pack(codes.reshape(-1), 4)
-    new, stored = entropy_coding.coded(entry(codes, 4), data)
-    assert new == entry(codes, 4) and stored is data
-    whole = {"name": "a", "kind": "float", "bits": 32, "shape": [4, 4]}
-    assert entropy_coding.coded(whole, data) == (whole, data)
-
-
 @given(st.data())
 def test_damage_is_a_value_error_or_other_codes(data: Any) -> None:
     codes = normal(20, 60, 1.5)
@@ -117,11 +82,6 @@ def test_a_stream_cut_off_is_refused(length: int) -> None:
     stream = entropy_coding.encoded(normal(20, 60, 1.5).reshape(-1), 20)
     with pytest.raises(ValueError, match="entropy-coded layer"):
         entropy_coding.decoded(stream[:length], 1200, 20)
-
-
-def test_another_coder_is_refused() -> None:
-    with pytest.raises(ValueError, match="'zip'"):
-        entropy_coding.plain({"name": "a", "coder": "zip"}, np.zeros(1, np.uint8))
 
 
 def test_without_the_library_the_line_that_installs_it_is_said(

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from allot.errors import ArtefactError
-from allot.kernel_probe import never_paying, probed
+from allot.kernel_probe import alone, never_paying, probed
 from allot.latency import Entry, LatencyTable, Signature, load
+from allot.memo import Memo
 from allot.processor import device
 from allot.runtimes import OpenVino
 from allot.target import Workload
@@ -77,3 +78,40 @@ def test_a_float_space_has_nothing_to_strike_out_of_its_originals() -> None:
     times = here(needed(found, TARGET))
     reasons = never_paying(found, target=TARGET, workload=WORK, times=times)
     assert all(label != "float" for _, label, _ in reasons)
+
+
+def test_a_resumed_job_finds_the_times_it_measured(tmp_path: Path) -> None:
+    path = tmp_path / "layers.jsonl"
+    first = alone(space(), TARGET, WORK, Memo(path))
+    seen: list[float] = []
+    again = alone(space(), TARGET, WORK, Memo(path), seen.append)
+    assert first.digest == again.digest
+    assert not seen
+    assert never_paying(space(), target=TARGET, workload=WORK, times=first) == never_paying(
+        space(), target=TARGET, workload=WORK, times=again
+    )
+
+
+def test_what_is_pinned_is_never_struck_out() -> None:
+    site = space().choices[0].site
+    pinned = space().pin(site, "A8")
+    # integers that take three times as long as floats
+    slow = {s: Entry(median_s=3e-3 if s.integer else 1e-3, spread_s=0.0, n=9)
+            for s in needed(space(), TARGET)}  # fmt: skip
+    times = replace(here(tuple(slow)), entries=slow)
+    struck = never_paying(pinned, target=TARGET, workload=WORK, times=times, bills=("size",))
+    assert site not in {name for name, _, _ in struck}
+    assert any(label == "A8" for _, label, _ in struck)
+
+
+def test_a_bill_that_was_asked_for_keeps_what_is_slower_and_cheaper_in_it() -> None:
+    slow = {s: Entry(median_s=3e-3 if s.integer else 1e-3, spread_s=0.0, n=9)
+            for s in needed(space(), TARGET)}  # fmt: skip
+    times = replace(here(tuple(slow)), entries=slow)
+    labels = {
+        bills: {label for _, label, _ in never_paying(
+            space(), target=TARGET, workload=WORK, times=times, bills=bills)}
+        for bills in (("size",), ("size", "bitops"))
+    }  # fmt: skip
+    assert {"A8"} == labels["size",]
+    assert not labels["size", "bitops"]

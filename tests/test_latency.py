@@ -1,4 +1,4 @@
-"""Laws of the latency table and its model; nothing here is timed, the numbers are made up."""
+"""Laws of the latency table and of the layers it is made of; its numbers are made up."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
-from allot.errors import ArtefactError, InputError
+from allot.errors import ArtefactError
 from allot.latency import (
     Entry,
     LatencyTable,
@@ -19,7 +18,7 @@ from allot.latency import (
     of_state,
     signature,
 )
-from allot.latency_model import Fit, crossings, elements, fit, layer_sums, probes, table
+from allot.latency_model import layer_sums
 from allot.layer_times import measure, needed
 from allot.memo import Memo
 from allot.one_layer import graph as one_layer
@@ -199,50 +198,6 @@ def test_groups_are_multiplied_as_integers_only_where_input_and_weight_share_the
     assert (4, 16, int(integers)) == of_state(found, TARGET).block
 
 
-def test_a_fit_finds_the_truth() -> None:
-    rng = np.random.default_rng(0)
-    sums, cross = rng.uniform(1e-3, 2e-2, 12), rng.integers(0, 10**6, 12)
-    truth = Fit(a=5e-4, b=0.8, c=2e-10, error=0.0, n=12)
-    seconds = truth.a + truth.b * sums + truth.c * cross
-    found = fit(list(zip(sums, cross, seconds, strict=True)))
-    np.testing.assert_allclose([5e-4, 0.8, 2e-10], [found.a, found.b, found.c], rtol=1e-6)
-    assert found.error < 1e-6
-
-
-def test_no_part_of_a_fit_is_negative() -> None:
-    found = fit([(1.0, 0.0, 1.0), (2.0, 5.0, 1.5), (3.0, 9.0, 1.0)])
-    assert min(found.a, found.b, found.c) >= 0
-    assert found.error > 0
-
-
-def test_too_few_or_impossible_times_are_refused() -> None:
-    for samples in ([(1.0, 0.0, 1.0)] * 2, [(1.0, 0.0, 0.0)] * 3):
-        with pytest.raises(InputError, match="three or more positive"):
-            fit(samples)
-
-
-def test_elements_cross_where_formats_change_and_nowhere_else() -> None:
-    s, batch = space(), 4
-    cross = crossings(s, TARGET, batch=batch)
-    a, b, c = (elements(x, batch) for x in graph().layers)
-    # choices are stem input, stem weight, conv input, conv weight, head input, head weight
-    assert 0 == cross.of(s.original)
-    assert a == cross.of((1, 1, 1, 1, 1, 1))
-    assert b + c == cross.of((0, 0, 1, 2, 0, 0))
-    assert a + b == cross.of((1, 1, 1, 0, 0, 0))
-
-
-def test_the_table_is_the_model_of_its_sums() -> None:
-    s = space()
-    lat = made_up(needed(s, TARGET))
-    model = Fit(a=1e-3, b=0.7, c=1e-9, error=0.0, n=6)
-    found = table(s, TARGET, lat, model)
-    for point in probes(s, count=9, generator=torch.Generator().manual_seed(0)):
-        sums = layer_sums(s, TARGET, lat).of(point)
-        crossing = crossings(s, TARGET, batch=lat.batch).of(point)
-        assert found.of(point) == pytest.approx(model.a + model.b * sums + model.c * crossing)
-
-
 def test_integer_layers_are_those_of_the_bill() -> None:
     s = space()
     from allot.bill import state
@@ -250,11 +205,3 @@ def test_integer_layers_are_those_of_the_bill() -> None:
     layer = graph().layers[1]
     assert of_state(state(s, layer, (0, 0, 1, 2, 0, 0)), TARGET).integer
     assert not of_state(state(s, layer, (0, 0, 0, 2, 0, 0)), TARGET).integer
-
-
-def test_probes_hold_the_original_and_all_in_widest_integers() -> None:
-    s = space()
-    found = probes(s, count=6, generator=torch.Generator().manual_seed(0))
-    assert 6 == len(found)
-    assert (s.original, (1,) * 6) == found[:2]
-    assert found == probes(s, count=6, generator=torch.Generator().manual_seed(0))

@@ -1,12 +1,14 @@
 """Laws of overlays: what is read is what was made, to the bit; damage is told and made again.
 
 Faults these laws must catch: a key that forgets an option, the recovery, the weights or the data;
+a beginning that is taken although something in it differs, or made again although it is there;
 a file cut short or changed that is taken; a file half written; a folder written that was to be
 read only; learning that is done again although its result lies there.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,14 +27,16 @@ from allot.options.formatted import Formatted
 from allot.options.precision import Activation, Weight
 from allot.options.width import Keep
 from allot.overlays import Overlays
+from allot.pieces import pieces
 from allot.plan import Plan
 from allot.plan import load as load_plan
+from allot.reconstruct.learning import Learning, Planned
 from allot.reconstruct.setting import Reconstruction
-from allot.recover import STRONG, Recovery, moments
-from allot.repair import repaired
+from allot.recover import STRONG, Recovery, moments, recovered
 from allot.sweep import outputs
 from tests import small, toys
 
+NOTHING: Mapping[str, nn.Module] = {}
 LEARNED = Recovery(samples=24, in_order=True, learning=Reconstruction(steps=4, batch=8, samples=24))
 IN_ORDER = Recovery(samples=24, in_order=True)
 GROUPED = Formatted(
@@ -55,18 +59,31 @@ def options(k: small.Kit, weight: Option, *, keep: float = 0.0) -> dict[str, Opt
 
 @dataclass
 class Made:
-    """Stand-ins as recovery makes them; times: how often it did."""
+    """Stand-ins as recovery makes them; times: how often it did, known: of what it knew."""
 
     kit: small.Kit
     given: Mapping[str, Option]
     recovery: Recovery
     times: int = 0
+    known: tuple[str, ...] = ()
 
-    def __call__(self) -> dict[str, nn.Module]:
+    def __call__(self, known: Mapping[str, nn.Module] = NOTHING) -> dict[str, nn.Module]:
         self.times += 1
-        k = self.kit
+        self.known = tuple(known)
+        k, first = self.kit, replace(self.recovery, learning=None)
         original = moments(k.task, k.bank.skeleton, k.graph, samples=self.recovery.samples)
-        return repaired(k.bank, k.task, self.given, recovery=self.recovery, original=original)
+        standins = recovered(
+            k.bank, k.task, self.given, recovery=first, original=original,
+            known=known if self.recovery.learning is None else None,
+        )  # fmt: skip
+        if not isinstance(self.recovery.learning, Learning):
+            return standins
+        return self.recovery.learning.learned(
+            Planned(
+                bank=k.bank, task=k.task, options=self.given, standins={**standins, **known},
+                original=original, seed=0, progress=lambda share: None, known=frozenset(known),
+            )
+        )  # fmt: skip
 
 
 def overlays(k: small.Kit, folder: Path, **settings: Any) -> Overlays:
@@ -110,19 +127,77 @@ def test_what_is_read_computes_what_was_made_to_the_bit(
     assert not weights & {x.data_ptr() for m in own for x in m.parameters(recurse=False)}
 
 
-def test_one_file_is_written_for_a_plan_and_named_by_its_hash(tmp_path: Path) -> None:
-    k = small.kit()
+def test_one_file_is_written_for_a_piece_and_named_by_its_hash(tmp_path: Path) -> None:
+    k = small.kit(toys.residual)
     given = options(k, Weight(bits=3))
     kept = overlays(k, tmp_path)
     assert kept.digest(given, IN_ORDER) == ""
     for _ in range(2):
         kept.get(given, IN_ORDER, Made(k, given, IN_ORDER))
-    (file,) = tmp_path.iterdir()
-    digest = kept.digest(given, IN_ORDER)
-    assert file.name == f"{kept.key(given, IN_ORDER)}.{digest}.safetensors"
+    files = sorted(tmp_path.iterdir())
+    keys = kept.keys(given, IN_ORDER)
+    assert len(files) == len(keys) == len(pieces(k.graph, IN_ORDER)) > 1
+    for file in files:
+        key, digest, _ = file.name.split(".")
+        assert key in keys and digest == hashlib.sha256(file.read_bytes()).hexdigest()[:32]
     # of the same: the same bytes
     overlays(k, tmp_path / "b").get(given, IN_ORDER, Made(k, given, IN_ORDER))
-    assert [p.read_bytes() for p in (tmp_path / "b").iterdir()] == [file.read_bytes()]
+    again = sorted((tmp_path / "b").iterdir())
+    assert [(p.name, p.read_bytes()) for p in again] == [(p.name, p.read_bytes()) for p in files]
+    whole = kept.digest(given, IN_ORDER)
+    assert whole == overlays(k, tmp_path / "b").digest(given, IN_ORDER) != ""
+    files[0].unlink()
+    assert kept.digest(given, IN_ORDER) == ""
+
+
+@pytest.mark.parametrize("recovery", [IN_ORDER, LEARNED])
+def test_plans_that_begin_alike_share_what_was_made_of_their_beginning(
+    recovery: Recovery, tmp_path: Path
+) -> None:
+    k = small.kit(toys.residual)
+    first = options(k, Weight(bits=3))
+    cut = pieces(k.graph, recovery)[1].start
+    started = [n for n, event in k.graph.order[: int(cut)] if event == "start"]
+    # the same up to the second piece, and other weights from there on
+    second = {
+        n: o if any(t.module in started for t in k.graph.site(n).touches) else _other(o)
+        for n, o in first.items()
+    }
+    kept = overlays(k, tmp_path)
+    kept.get(first, recovery, Made(k, first, recovery))
+    alone, shared = Made(k, second, recovery), Made(k, second, recovery)
+    wanted = alone()
+    found = kept.get(second, recovery, shared)
+    assert shared.known and set(shared.known) <= set(started) and not alone.known
+    a, b = kept.keys(first, recovery), kept.keys(second, recovery)
+    assert a[0] == b[0] and not {*a[1:]} & {*b[1:]}
+    assert len(list(tmp_path.iterdir())) == len({*a, *b})
+    # and it is what would have been made without
+    assert found.keys() == wanted.keys()
+    assert all(small.same_state(small.state(m), small.state(found[n])) for n, m in wanted.items())
+
+
+def _other(option: Option) -> Option:
+    return Weight(bits=4) if isinstance(option, Weight) else option
+
+
+def test_a_meter_learns_a_shared_beginning_once(tmp_path: Path) -> None:
+    k = small.kit(toys.residual)
+    plans = [options(k, Weight(bits=3)), options(k, Weight(bits=3))]
+    last = max(plans[1], key=lambda n: k.graph.order.index((n.rpartition(".")[0], "start")))
+    plans[1][last] = Weight(bits=4) if last.endswith("weight") else Activation(bits=6)
+    found = []
+    for folder in (tmp_path / "both", None):
+        losses = []
+        for given in plans:
+            kept = overlays(k, folder or tmp_path / str(len(found) + len(losses)))
+            meter = Meter(k.task, k.bank, k.task.search, memo=Memo(), batch=7, overlays=kept)
+            losses.append(meter.loss(given, recovery=LEARNED))
+        found.append(losses)
+    assert found[0] == found[1] and found[0][0] != found[0][1]
+    # of each stage, all pieces of the first plan and those of the second that differ
+    count = len(pieces(k.graph, IN_ORDER)) + len(pieces(k.graph, LEARNED))
+    assert count < len(list((tmp_path / "both").iterdir())) < 2 * count
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
@@ -134,7 +209,7 @@ def test_a_damaged_file_is_told_of_and_made_again(
     given = options(k, Weight(bits=3))
     maker = Made(k, given, IN_ORDER)
     wanted = output(k, overlays(k, tmp_path).get(given, IN_ORDER, maker))
-    (file,) = tmp_path.iterdir()
+    file = sorted(tmp_path.iterdir())[-1]
     data = file.read_bytes()
     flipped = data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]
     broken = {"cut": data[:-9], "flipped": flipped, "empty": b""}[damage]
@@ -158,22 +233,25 @@ def test_the_key_is_another_for_everything_that_the_result_depends_on(tmp_path: 
     given = options(k, Weight(bits=3))
     names = list(given)
     other_data = replace(k.task.calibrate.subset(slice(0, 12)))
-    other = small.kit(lambda: toys.chain(seed=1))
+    other, deep = small.kit(lambda: toys.chain(seed=1)), small.kit(toys.residual)
     keys = [
-        overlays(k, tmp_path).key(given, LEARNED),
-        overlays(k, tmp_path).key(given, IN_ORDER),
-        overlays(k, tmp_path).key(given, replace(LEARNED, samples=23)),
-        Overlays(tmp_path, k.bank, other_data).key(given, LEARNED),
-        overlays(other, tmp_path).key(given, LEARNED),
-        overlays(small.kit(toys.residual), tmp_path).key(given, LEARNED),
+        overlays(k, tmp_path).keys(given, LEARNED),
+        overlays(k, tmp_path).keys(given, IN_ORDER),
+        overlays(k, tmp_path).keys(given, replace(LEARNED, samples=23)),
+        Overlays(tmp_path, k.bank, other_data).keys(given, LEARNED),
+        overlays(other, tmp_path).keys(given, LEARNED),
+        overlays(deep, tmp_path).keys(options(deep, Weight(bits=3)), LEARNED),
         *(
-            overlays(k, tmp_path).key({**given, n: changed}, LEARNED)
+            overlays(k, tmp_path).keys({**given, n: changed}, LEARNED)
             for n in names
             for changed in [Weight(bits=4) if n.endswith("weight") else Activation(bits=6)]
         ),
     ]
     assert len(set(keys)) == len(keys) == 6 + len(names)
-    assert keys[0] == overlays(k, tmp_path).key(dict(reversed(given.items())), LEARNED)
+    assert keys[0] == overlays(k, tmp_path).keys(dict(reversed(given.items())), LEARNED)
+    # no file serves two of the others
+    every = [key for found in keys[:6] for key in found]
+    assert len(set(every)) == len(every)
 
 
 def test_the_files_of_plans_that_are_not_kept_go(tmp_path: Path) -> None:
@@ -182,7 +260,7 @@ def test_the_files_of_plans_that_are_not_kept_go(tmp_path: Path) -> None:
     plans = [options(k, Weight(bits=b)) for b in (3, 4)]
     for given in plans:
         kept.get(given, IN_ORDER, Made(k, given, IN_ORDER))
-    kept.keep([kept.key(plans[1], IN_ORDER)])
+    kept.keep([(plans[1], IN_ORDER)])
     assert kept.digest(plans[0], IN_ORDER) == "" != kept.digest(plans[1], IN_ORDER)
 
 
@@ -202,8 +280,8 @@ def test_what_a_file_cannot_say_is_made_each_time_and_told_once(tmp_path: Path) 
     kept = overlays(k, tmp_path, tell=said.append)
     made = {"conv2": Own(k.bank.module("conv2"))}
     for _ in range(2):
-        assert kept.get({}, IN_ORDER, lambda: made) == made
-    assert len(said) == 1 and not list(tmp_path.iterdir())
+        assert kept.get({}, IN_ORDER, lambda known: made) == made
+    assert len(said) == 1 and kept.digest({}, IN_ORDER) == ""
 
 
 def test_a_meter_measures_the_same_with_and_without(tmp_path: Path) -> None:
@@ -216,7 +294,9 @@ def test_a_meter_measures_the_same_with_and_without(tmp_path: Path) -> None:
     assert found[0] == found[1] == found[2]
     # what statistics alone repair is no overlay
     meter.loss(given, recovery=Recovery(samples=24))
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.iterdir())) == sum(
+        len(pieces(k.graph, r)) for r in (IN_ORDER, LEARNED)
+    )
 
 
 def test_a_plan_names_its_overlays_and_keeps_its_digest_without_any() -> None:

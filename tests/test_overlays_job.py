@@ -18,8 +18,7 @@ from allot.errors import PlanError
 from allot.flow import Outcome, compress
 from allot.options import precision
 from allot.overlays import FOLDER
-from allot.recover import Recovery
-from allot.repair import repaired
+from allot.recover import Recovery, recovered
 from allot.runtimes.ideal import Ideal
 from allot.search import Effort
 from allot.task import Task
@@ -42,20 +41,26 @@ def test_a_finished_job_is_read_and_not_learned_again(
 ) -> None:
     t = tiny.task()
     done = job(t, tmp_path / "run")
-    stored = {p.name.split(".")[1] for p in (done.folder / FOLDER).iterdir()}
+    stored = {p.name for p in (done.folder / FOLDER).iterdir()}
     strong = [p for p in done.front.points if "reconstructed" in p.recovery]
-    assert len(stored) == len(strong) > 0
+    assert strong
 
     def never(*args: object, **named: object) -> None:
         raise AssertionError("recovery was done again")
 
-    monkeypatch.setattr("allot.measure.repaired", never)
+    monkeypatch.setattr("allot.repair.recovered", never)
     run = reopen.reopen(done.folder, t, axes=AXES, target=Ideal())
     point, at = tmp_path / "point", done.front.points.index(strong[0])
     reopen.take_point(run, at, out=point, uncertified=True)
     artefact = open_artefact(point)
-    assert artefact.plan.overlays and set(artefact.plan.overlays) <= stored
-    assert [p.name.split(".")[1] for p in (point / FOLDER).iterdir()] == [*artefact.plan.overlays]
+    overlays = run.meter.overlays
+    assert overlays is not None
+    recovery, plans = run.recovery(strong[0].recovery), [run.space.options(p.point) for p in strong]
+    assert artefact.plan.overlays == (overlays.digest(plans[0], recovery),)
+    keys = [overlays.keys(plan, recovery) for plan in plans]
+    assert {n.partition(".")[0] for n in stored} == {key for found in keys for key in found}
+    copied = {p.name for p in (point / FOLDER).iterdir()}
+    assert copied <= stored and {n.partition(".")[0] for n in copied} == {*keys[0]}
     again = reopen.reopen(point, t, axes=AXES, target=Ideal())
     assert reopen.check_again(again, artefact).holds
     # one that is whole, but not the one that the plan names
@@ -67,10 +72,10 @@ def test_a_finished_job_is_read_and_not_learned_again(
 
     def light(*args: object, recovery: Recovery, **named: object) -> dict[str, nn.Module]:
         asked.append(recovery.name)
-        return repaired(*args, recovery=recovery, **named)  # type: ignore[arg-type]
+        return recovered(*args, recovery=recovery, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("allot.measure.repaired", light)
+    monkeypatch.setattr("allot.repair.recovered", light)
     plan = (done.folder / "plan.json").read_bytes()
     resumed = job(t, done.folder, resume=True)
-    assert resumed.front == done.front and "reconstructed" not in "".join(asked)
+    assert resumed.front == done.front and "in order" not in "".join(asked)
     assert (done.folder / "plan.json").read_bytes() == plan

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 # elements of unfolded input held at once
-_CHUNK = 1 << 22
+_CHUNK = 1 << 20
 
 
 def rows_moment(x: Tensor) -> Tensor:

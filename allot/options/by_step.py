@@ -11,6 +11,7 @@ from allot.errors import InputError, PlanError
 from allot.num.formats import Grid
 from allot.option import Effect, Option, Statistic, Stats
 from allot.options.quantizers import Quantizer, at_edge
+from allot.options.stepped import Stepped
 from allot.options.tensors import ActivationFormat
 from allot.sampling.moment import Moment
 from allot.site import Graph, Site, Touch
@@ -46,12 +47,13 @@ class TimedQuantizer(Quantizer):
 class ByStep(Option):
     """The tensor in the width that each step asks for; without formats the original.
 
-    formats: one for every width that steps may ask for, the widest first.
+    formats: one for every width that steps may ask for, the widest first; each with ranges found
+    when the tensor comes, fixed for all steps, or fixed for every step (`Stepped`).
     """
 
     kind: ClassVar[str] = "activation"
     level: ClassVar[int] = 2
-    formats: tuple[ActivationFormat, ...] = ()
+    formats: tuple[ActivationFormat | Stepped, ...] = ()
 
     def __post_init__(self) -> None:
         widths = [f.grid.width for f in self.formats if f.grid is not None]

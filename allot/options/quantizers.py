@@ -7,18 +7,18 @@ scales and zero points get none.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from allot.errors import InputError, PlanError
+from allot.errors import PlanError
 from allot.num.affine import ends, rounded
 from allot.num.formats import Grid
 from allot.num.live_ranges import AtRunTime
 from allot.options.standins import QuantizedInput, QuantizedOutput
+from allot.sampling.bound import bound_step
+from allot.sampling.moment import Moment
 
 
 class _Through(torch.autograd.Function):
@@ -26,8 +26,9 @@ class _Through(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, grid: Grid) -> Tensor:
-        low, high = ends(scale, zero, grid)
-        ctx.save_for_backward((x >= low) & (x <= high))
+        if ctx.needs_input_grad[0]:
+            low, high = ends(scale, zero, grid)
+            ctx.save_for_backward((x >= low) & (x <= high))
         return rounded(x.float(), scale, zero, grid).to(x.dtype)
 
     @staticmethod
@@ -135,44 +136,34 @@ class LiveQuantizer(Quantizer):
 
 
 class SteppedQuantizer(Quantizer):
-    """A range of its own at every step of a sampler: scale, zero [steps].
+    """A range of its own at every step of a sampler: scale, zero, times [steps].
 
-    step: which one holds now; set for a while by `at_step`.
+    times: what the network is told at each step.  The moment says which range holds; outside of
+    one nothing is rounded.
     """
 
     scale: Tensor
     zero: Tensor
+    times: Tensor
 
-    def __init__(self, *, grid: Grid, scale: Tensor, zero: Tensor) -> None:
+    def __init__(self, *, grid: Grid, scale: Tensor, zero: Tensor, times: Tensor) -> None:
         nn.Module.__init__(self)
-        self.grid, self.step = grid, 0
+        self.grid = grid
+        self.step: int | None = None
         self.register_buffer("scale", scale.detach().clone().float())
         self.register_buffer("zero", zero.detach().clone().float())
+        self.register_buffer("times", times.detach().clone().double())
+
+    def at(self, moment: Moment | None) -> None:
+        """Raises PlanError for a step of other steps than the ranges were found for."""
+        self.step = None if moment is None else bound_step(self.times, moment, what="ranges were")
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.step is None:
+            return x
         at = slice(self.step, self.step + 1)
         out: Tensor = _Through.apply(x, self.scale[at], self.zero[at], self.grid)
         return out
-
-
-@contextmanager
-def at_step(model: nn.Module, step: int) -> Iterator[None]:
-    """Every stepped quantizer of a model uses the range of a step for a while.
-
-    Raises InputError for a step that one of them has no range for.
-    """
-    found = [m for m in model.modules() if isinstance(m, SteppedQuantizer)]
-    for m in found:
-        if not 0 <= step < len(m.scale):
-            raise InputError(f"ranges are there for steps 0 to {len(m.scale) - 1}, not for {step}")
-    before = [m.step for m in found]
-    try:
-        for m in found:
-            m.step = step
-        yield
-    finally:
-        for m, old in zip(found, before, strict=True):
-            m.step = old
 
 
 class _Formatted(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from allot.errors import InputError
-from allot.num.activation_ranges import ActivationRange, Seen
+from allot.num.affine import Range
 from allot.num.formats import Grid
 from allot.option import OTHER, Effect, Option, Statistic, Stats
 from allot.options.quantizers import SteppedQuantizer, at_edge
@@ -22,8 +22,9 @@ from allot.site import Graph, Site, Touch
 class Stepped(Option):
     """The tensor between layers on a grid, one range a step; without a grid the original.
 
-    scales, zeros: by the number of the step (`quantizers.at_step` says which one it is).
-    Statistics are of one network at one time, so the table is a setting; see `stepped`.
+    scales, zeros: by the number of the step.  times: what the network is told at each; a sampler
+    with other steps is refused.  Statistics are of one network at one time, so the table is a
+    setting; see `stepped`, and `sampling.ranges`, which fills it.
     """
 
     kind: ClassVar[str] = "activation"
@@ -31,13 +32,15 @@ class Stepped(Option):
     grid: Grid | None
     scales: tuple[float, ...] = ()
     zeros: tuple[int, ...] = ()
+    times: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        n, m = len(self.scales), len(self.zeros)
-        if n != m or (n == 0) != (self.grid is None) or any(s <= 0 for s in self.scales):
+        n, m, k = len(self.scales), len(self.zeros), len(self.times)
+        bad = n != m or n != k or any(s <= 0 for s in self.scales)
+        if bad or (n == 0) != (self.grid is None):
             raise InputError(
-                "a table of ranges has a positive scale and a zero point for every step, and none "
-                f"for the original; {n} scales and {m} zero points were given"
+                "a table of ranges has a positive scale, a zero point and a time for every step, "
+                f"and none for the original; {n} scales, {m} zero points and {k} times were given"
             )
 
     @property
@@ -61,16 +64,19 @@ class Stepped(Option):
     ) -> nn.Module:
         assert self.grid is not None
         scale, zero = torch.tensor(self.scales), torch.tensor(self.zeros)
+        times = torch.tensor(self.times, dtype=torch.float64)
         at = next((x.device for x in (*module.parameters(), *module.buffers())), scale.device)
-        quantizer = SteppedQuantizer(grid=self.grid, scale=scale.to(at), zero=zero.to(at))
+        quantizer = SteppedQuantizer(
+            grid=self.grid, scale=scale.to(at), zero=zero.to(at), times=times
+        )
         return at_edge(module, touch.role, quantizer)
 
 
-def stepped(seen: Sequence[Seen], grid: Grid, ranges: ActivationRange) -> Stepped:
-    """The option whose table is what a rule makes of what was seen of one tensor at every step."""
-    found = [ranges.fit(s, grid) for s in seen]
+def stepped(found: Sequence[Range], grid: Grid, *, times: Sequence[float]) -> Stepped:
+    """The option whose table is made of what a rule found at every step, [1] each."""
     return Stepped(
         grid=grid,
         scales=tuple(float(scale) for scale, _ in found),
         zeros=tuple(int(zero) for _, zero in found),
+        times=tuple(times),
     )

@@ -65,7 +65,8 @@ class Loose(nn.Module):
         self.edge = [edge]  # a list: its parameters are not this module's
         self.inner, self.drop, self.generator = inner, drop, generator
         self.learned = learned and is_static(edge)
-        self.stretch = nn.Parameter(torch.zeros(()))
+        # a wrapper inside has one too, which torch would take for this one's
+        self._parameters["stretch"] = nn.Parameter(torch.zeros(()))
 
     def __getattr__(self, name: str) -> Any:
         return inner_attribute(self, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ def reconstructed(
     setting: Reconstruction | None = None,
     original: Moments | None = None,
     seed: int = 0,
+    known: Collection[str] = (),
     progress: Callable[[float], None] = lambda share: None,
 ) -> dict[str, nn.Module]:
     """Stand-ins of a plan with codes (steps, biases) learned unit by unit, in execution order.
@@ -50,7 +51,7 @@ def reconstructed(
     original: `moments` of the original on the setting's samples; with them every unit's statistics
     are matched to it again once its codes are found.  What is found for a unit stays only where its
     loss on the calibration data, all quantizers on, is not above that of what it started from.  The
-    same seed gives the same result.
+    same seed gives the same result.  known: modules in whose stand-ins nothing is left to learn.
 
     Beyond the bank and the network, memory holds the stand-ins that were learned (at most the
     network once more), the variables of one unit, and what one batch makes of it; what enters and
@@ -62,10 +63,13 @@ def reconstructed(
     setting = Reconstruction() if setting is None else setting
     overlay = dict(bank.standins(options) if standins is None else standins)
     _warn(min(setting.samples, len(task.calibrate)))
-    generator = torch.Generator().manual_seed(seed)
     units = setting.unit.of(bank.graph)
     given = source(bank, task, setting, seed=seed)
     for i, unit in enumerate(units):
+        if {*inside(bank.graph, unit)} & {*known}:
+            continue
+        # of its own, so that a unit is learned alike wherever learning starts
+        generator = torch.Generator().manual_seed(seed * len(units) + i)
         soft = softened(given, options, unit, overlay, generator)
         if variables(soft.values(), setting):
             overlay |= _better(given, options, unit, overlay, soft, original, generator)

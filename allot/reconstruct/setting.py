@@ -10,7 +10,8 @@ from allot.errors import InputError
 from allot.reconstruct.learning import Learning, Planned
 from allot.reconstruct.losses import Loss, OutputMSE
 from allot.reconstruct.soft import FreeRounding, LearnedRounding
-from allot.reconstruct.units import Blocks, Units
+from allot.reconstruct.units import Blocks, Unit, Units
+from allot.site import Graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,10 @@ class Reconstruction(Learning):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is at least 1; {getattr(self, name)} was given")
 
+    def units(self, graph: Graph) -> tuple[Unit, ...]:
+        """Its units, unless each looks at what the network puts out."""
+        return () if self.loss.whole else self.unit.of(graph)
+
     def learned(self, planned: Planned) -> dict[str, nn.Module]:
         """Unit by unit, in execution order."""
         # imported here, since what it imports reads this class
@@ -59,5 +64,6 @@ class Reconstruction(Learning):
         p = planned
         return reconstructed(
             p.bank, p.task, p.options, standins=p.standins, setting=self, original=p.original,
-            seed=p.seed, progress=p.progress,
+            seed=p.seed, known=p.known,
+            progress=p.progress,
         )  # fmt: skip

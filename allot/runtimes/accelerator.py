@@ -82,7 +82,7 @@ class Accelerator(Target):
         return work.weight_bytes * narrowed + (work.entering + work.leaving) * bits / 8
 
     def can(self, option: Option, site: Site, graph: Graph) -> str:
-        if option.is_original or option.kind in ("block", "tokens"):
+        if option.is_original or option.kind in ("block", "tokens", "embedding"):
             return ""
         effect = option.effect(site)
         if option.kind == "weight":

@@ -38,7 +38,7 @@ class Ideal(Target):
         if option.is_original:
             return ""
         effect = option.effect(site)
-        if option.kind in ("block", "tokens"):
+        if option.kind in ("block", "tokens", "embedding"):
             return ""
         if option.kind == "weight":
             fits = 2 <= effect.stored_bits <= 8

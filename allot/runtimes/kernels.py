@@ -22,8 +22,8 @@ def can(option: Option, site: Site, graph: Graph, *, name: str) -> str:
     Weights of 2 to 8 bits are stored packed: linears compute from integers in groups as they are,
     others are expanded to int8, for which there are kernels, or to float where they are on another
     format; tensors between layers are 8-bit integers or float; channels come in groups of 8.  A
-    block that is left out needs no kernel; tokens are left out by TopK and GatherElements, which
-    both have.
+    block that is left out needs no kernel; rows of a table are looked up in codes and put back into
+    float; tokens are left out by TopK and GatherElements, which both have.
     """
     if option.is_original:
         return ""
@@ -35,7 +35,7 @@ def can(option: Option, site: Site, graph: Graph, *, name: str) -> str:
         if effect.compute_bits != 8:
             return f"{name} computes with 8-bit integers only"
         return ranges(effect, site, graph, name=name)
-    if option.kind in ("block", "tokens"):
+    if option.kind in ("block", "tokens", "embedding"):
         return ""
     if option.kind == "channels":
         step = channel_step(site.shape[0])

@@ -69,15 +69,20 @@ class OpenVinoBf16(CpuTarget):
 
 
 class _Session:
-    """One network; compiled for the workload's batch, and for any batch when another comes."""
+    """One network; compiled for the first shapes of the workload's batch, and for any when others
+    come."""
 
     def __init__(self, onnx: bytes, workload: Workload, *, floats: str) -> None:
         self._workload, self._floats = workload, floats
         self._onnx, self._live = for_openvino(rounded_terms(onnx))
         self._requests: dict[bool, tuple[Any, tuple[str, ...]]] = {}
+        self._planned: dict[str, tuple[int, ...]] = {}
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
-        planned = {len(x) for x in inputs.values()} == {self._workload.batch}
+        shapes = {name: x.shape for name, x in inputs.items()}
+        if not self._planned and {s[0] for s in shapes.values()} == {self._workload.batch}:
+            self._planned = shapes
+        planned = shapes == self._planned
         if planned not in self._requests:
             self._requests[planned] = self._compile(inputs if planned else {})
         request, names = self._requests[planned]

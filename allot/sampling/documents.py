@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,25 +16,35 @@ from allot.certify import Statement
 from allot.document import environment
 from allot.files import write_json, write_text
 from allot.front import Front, Measured
+from allot.judging import compared as compared_by
 from allot.judging.fidelity import psnr, squared_error
+from allot.judging.shown import names_of, shown
 from allot.measure import paired_interval
 from allot.options.steps import StepOption
 from allot.report import page
-from allot.report.data import read
+from allot.report.data import SAMPLES, read
+from allot.sampling.export import Ran
+from allot.sampling.run import SamplerRun
 from allot.space import Point
 from allot.versions import versions
 
-if TYPE_CHECKING:
-    from allot.sampling.job import SamplerRun
-
 VERSION = 1
+# the Frechet distance to the original, and a share of the squared feature error
+UNIT = "squared features"
 PLAN, FRONT, CERTIFICATE, REPORT = "plan.json", "front.json", "certificate.json", "report.html"
 
 
 def write(
-    run: SamplerRun, front: Front, chosen: Measured | None, statements: Mapping[int, Statement]
+    run: SamplerRun,
+    front: Front,
+    chosen: Measured | None,
+    statements: Mapping[int, Statement],
+    ran: Ran | None = None,
 ) -> Mapping[str, Any]:
-    """Writes front, summary, report and, of a chosen plan, plan and certificate; the summary."""
+    """Writes front, summary, report and, of a chosen plan, plan and certificate; the summary.
+
+    ran: what the plan's files put out, where there are some.
+    """
     original = run.samples(None)
     found = summary(run, original)
     if chosen is not None:
@@ -43,10 +53,12 @@ def write(
             **found,
             "chosen": at,
             "compressed": compressed(run, chosen, original),
+            "files": None if ran is None else {"target": run.target.name, "psnr": ran.psnr},
             "steps": steps(run, chosen.point),
             "layers": layers(run, chosen.point),
         }
         write_json(run.folder / PLAN, run.plan(chosen).dump())
+        write_json(run.folder / SAMPLES, pictures(run, chosen, original))
         write_json(run.folder / CERTIFICATE, statements[at].dump())
     write_json(run.folder / FRONT, _front(front, statements))
     write_json(run.folder / SUMMARY, found)
@@ -77,6 +89,7 @@ def summary(run: SamplerRun, original: Tensor) -> dict[str, Any]:
         "seed": job.seed,
         "axes": list(job.axes),
         "metric": run.task.metric,
+        "unit": UNIT,
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "budgets": {k: {"limit": v, "asked": texts[k]} for k, v in run.limits.items()},
         "max_drop": job.max_drop,
@@ -121,9 +134,20 @@ def compressed(run: SamplerRun, m: Measured, original: Tensor) -> dict[str, Any]
     }
 
 
+def pictures(run: SamplerRun, m: Measured, original: Tensor) -> dict[str, Any]:
+    """What the report shows of the plan's samples, and how far they are from the original's."""
+    samples, inputs = run.samples(m), run.task.certify.inputs
+    assert isinstance(inputs, dict)
+    enough = len(original) >= compared_by.LEAST
+    found = compared_by.compare(run.family.judge, original, samples) if enough else None
+    figures = {} if found is None else compared_by.figures(found)
+    return shown(original, samples, names_of(inputs), figures=figures)
+
+
 def steps(run: SamplerRun, point: Point) -> list[dict[str, Any]]:
     """What every step does, along the noise levels."""
     grid, found = run.task.model.grid, []
+    macs = {x.module.removeprefix("denoiser."): x.macs for x in run.space.graph.layers}
     for c, i in zip(run.space.choices, point, strict=True):
         option = c.options[i]
         if isinstance(option, StepOption):
@@ -133,6 +157,8 @@ def steps(run: SamplerRun, point: Point) -> list[dict[str, Any]]:
                 "site": c.site, "time": level.time, "log_snr": level.log_snr,
                 "label": option.label, "taken": option.taken, "bits": option.bits,
                 "left": list(option.left),
+                "computed": sum(n for k, n in macs.items() if option.computes(k))
+                / sum(macs.values()),
             })  # fmt: skip
     return found
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class Moment:
     step: position in the sampler's grid.  level: of the noise there.  condition: name of the
     condition it runs under ("" without guidance).  request: the run that it belongs to.  bits: of
     the integers that tensors between layers are rounded to now; None leaves them in float.
+    conditions: what the network is told besides x and time, [n, ...] each.
     """
 
     step: int
@@ -52,6 +53,7 @@ class Moment:
     request: Request
     condition: str = ""
     bits: int | None = None
+    conditions: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @runtime_checkable

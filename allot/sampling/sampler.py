@@ -79,8 +79,9 @@ class Step(nn.Module):
         outputs = {}
         for name, conditions in sampler.conditions(state).items():
             moment = Moment(
-                step=self.index, level=level, request=state.request, condition=name, bits=way.bits
-            )
+                step=self.index, level=level, request=state.request, condition=name, bits=way.bits,
+                conditions=conditions,
+            )  # fmt: skip
             with told(sampler.denoiser, moment), sampler.spanned(way, moment):
                 outputs[name] = sampler.evaluate(state.x, moment, conditions)
         state.past.append(grid.read(state.x, way.gain_out * sampler.guided(outputs), level))
@@ -158,7 +159,7 @@ class Sampler(nn.Module):
             module = first_faulty(self.denoiser, lambda: self.denoiser(x, time, **conditions))
             raise ModelError(
                 f"the network's output at {where} holds NaN or infinite values, first in the "
-                f"output of {module or 'no module, but between modules'}"
+                f"output of {module or 'the network itself'}"
             )
         return output
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from allot.errors import InputError
-from allot.judging.feature_error import bounded_errors
+from allot.judging.feature_error import bounded_errors, fitted
 from allot.judging.judge import Judge
 from allot.judging.noises import check_disjoint, drawn
 from allot.judging.objective import FrechetToOriginal
@@ -19,6 +20,7 @@ from allot.sampling.own_judge import own_judge
 from allot.sampling.sampler import Sampler
 from allot.sampling.spans import Span
 from allot.site import Graph
+from allot.target import Target, Workload
 from allot.task import Task
 
 
@@ -46,17 +48,28 @@ class Likeness:
         return 1 - bounded_errors(self.judge, original, samples).double()
 
 
+class Written(Protocol):
+    """Writes a planned sampler into a folder and opens it again in a runtime."""
+
+    def __call__(
+        self, folder: Path, sampler: Sampler, graph: Graph, example: Mapping[str, Tensor], *,
+        target: Target, workload: Workload,
+    ) -> Sampler: ...  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sampled:
     """The `Family` of samplers (see `allot.task`): whose sites, and which job runs on them.
 
     judge: of samples.  sets: name -> spans that steps may leave out together.  origin: what else an
-    artefact says of where the sampler came from.
+    artefact says of where the sampler came from.  written: makes the files of a planned sampler;
+    None where there is no form for them.
     """
 
     judge: Judge
     sets: Mapping[str, tuple[Span, ...]] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
+    written: Written | None = None
 
     def graph(self, task: Task) -> Graph:
         """The sites of a task's sampler."""
@@ -71,6 +84,17 @@ class Sampled:
 
         return compress(task, **settings)
 
+    def fitted(self, task: Task) -> Task:
+        """The task with errors stated as shares of what its unrelated samples differ by.
+
+        Runs the original from the calibration noises.
+        """
+        with torch.no_grad():
+            samples = torch.cat([task.forward(task.model, b) for b in task.calibrate.batches(64)])
+        seen = fitted(self.judge, samples) if len(samples) > 1 else self.judge
+        family = replace(self, judge=seen)
+        return replace(task, score=Likeness(judge=seen), family=family)
+
 
 def task_of(
     sampler: Sampler,
@@ -82,6 +106,7 @@ def task_of(
     judge: Judge | None = None,
     sets: Mapping[str, tuple[Span, ...]] | None = None,
     origin: Mapping[str, Any] | None = None,
+    written: Written | None = None,
 ) -> Task:
     """A task whose model is a sampler: same noise, same conditions, how far apart are the samples.
 
@@ -116,7 +141,10 @@ def task_of(
         metric="likeness",
         preprocess="standard normal noise",
         family=Sampled(
-            judge=seen, sets=each_span(sampler) if sets is None else sets, origin=dict(origin or {})
+            judge=seen,
+            sets=each_span(sampler) if sets is None else sets,
+            origin=dict(origin or {}),
+            written=written,
         ),
     )
 

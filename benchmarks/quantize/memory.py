@@ -1,4 +1,6 @@
-"""ResNet-20 at W4A8: the most bytes that live at once while codes are learned, and their bound.
+"""ResNet-20 at W4A8: the most bytes that live at once in all passes, and their bound.
+
+The passes are the calibration, the rounding in order with matched statistics, and codes learned.
 
 Counted are the storages of all tensors that the operations of PyTorch make, from when each is made
 until the last tensor on it is gone: the bank, its statistics and the stand-ins among them, but not
@@ -39,7 +41,7 @@ STEPS = 8
 SCHEME = Scheme(
     weight=Weight(bits=4),
     activation=Activation(bits=8),
-    recovery=Recovery(samples=SAMPLES, matched=False, in_order=True),
+    recovery=Recovery(samples=SAMPLES, in_order=True),
 )
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -65,9 +67,9 @@ def run(quick: bool, seed: int) -> dict[str, Figure]:
     network = sum(x.numel() * x.element_size() for x in task.model.state_dict().values())
     bound = 2 * network + SAMPLES * borders[largest]
     return {
-        f"{RESNET20[0]} W4A8 reconstruction: peak memory over its bound": at_most(
-            live.peak / bound, 1.0, n=SAMPLES, seeds=[seed],
-            peak_bytes=live.peak, bound_bytes=bound, network_bytes=network,
+        f"{RESNET20[0]} W4A8: peak memory of all passes over its bound": at_most(
+            max(before, live.peak) / bound, 1.0, n=SAMPLES, seeds=[seed],
+            peak_of_reconstruction_bytes=live.peak, bound_bytes=bound, network_bytes=network,
             unit_bytes_per_sample=borders[largest], there_before_bytes=there,
             peak_of_rounding_in_order_bytes=before, resident_growth_bytes=grown[0],
         )

@@ -12,9 +12,9 @@ from benchmarks.main import origin as origin
 def run(quick: bool, seed: int) -> dict[str, Figure]:
     """All figures; a quick run takes fewer networks, plans, samples and rounds."""
     # the parts are scripts of this package too, and may not be imported with it
-    from benchmarks.runtime import blocks, integer_only, latency, size, speed
+    from benchmarks.runtime import blocks, integer_only, latency, searched, size, speed
 
     found: dict[str, Figure] = {}
-    for part in (speed, blocks, latency, size, integer_only):
+    for part in (speed, blocks, latency, searched, size, integer_only):
         found |= part.run(quick, seed)
     return found

@@ -1,10 +1,12 @@
 """Latency: how far predicted seconds of random mixed plans lie from those measured.
 
+Weights and tensors are float or in 8 bits: fewer bits are stored, and compute as 8 do.
 `python -m benchmarks.runtime.latency NETWORK TARGET` measures one network in one runtime.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 
 import numpy as np
@@ -15,18 +17,18 @@ from allot.bank import Bank
 from allot.calibrate import calibrate, needed
 from allot.clock import Clock, key
 from allot.memo import Memo
-from allot.options import precision
 from allot.runtimes import by_name
 from allot.space import Point, Space
 from allot.target import Workload
 from allot.trace import trace
 from benchmarks.figures import Figure, at_most
 from benchmarks.runtime.networks import NETWORKS, task
+from benchmarks.runtime.uniform import eight
 
 # mean relative error of the prediction
 BARS = {"onnxruntime-cpu": 0.05, "openvino-cpu": 0.08}
 CORRELATION = 0.97
-PLANS, ROUNDS, TOGETHER = 40, 20, 10
+PLANS, FEW, ROUNDS, TOGETHER = 40, 8, 20, 10
 QUICK = ("ResNet-20",)
 
 
@@ -35,7 +37,7 @@ def run(quick: bool, seed: int) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
     for name in QUICK if quick else NETWORKS:
         for target in BARS:
-            found |= predicted(name, target, seed, plans=8 if quick else PLANS)
+            found |= predicted(name, target, seed, plans=FEW if quick else PLANS)
     return found
 
 
@@ -43,7 +45,7 @@ def predicted(name: str, target: str, seed: int, *, plans: int) -> dict[str, Fig
     """Seconds of plans that the model was not fitted on, predicted and measured."""
     network, runtime = task(name, seed=seed), by_name(target)
     graph = trace(network.model, network.forward, network.example())
-    space = precision.space(graph, runtime)
+    space = eight(graph, runtime)
     bank = Bank(network.model, graph=graph, stats=calibrate(network, network.model, needed(space)))
     workload = Workload(batch=NETWORKS[name].batches[0])
     clock = Clock(network, bank, target=runtime, workload=workload, memo=Memo())
@@ -89,5 +91,4 @@ def times(clock: Clock, space: Space, points: list[Point]) -> NDArray[np.float64
 
 
 if __name__ == "__main__":
-    for label, figure in predicted(sys.argv[1], sys.argv[2], 0, plans=PLANS).items():
-        print(label, figure, flush=True)
+    print(json.dumps(predicted(sys.argv[1], sys.argv[2], 0, plans=PLANS), indent=1), flush=True)

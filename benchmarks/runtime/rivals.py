@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from allot.clock import arrays
-from allot.errors import MissingError
+from allot.errors import JobError, MissingError
 from allot.target import Arrays
 from allot.task import Task
 
@@ -23,17 +23,17 @@ SAMPLES = 16
 
 
 def nncf_python() -> str:
-    """The interpreter that has NNCF: ALLOT_NNCF, or this one; raises MissingError for neither."""
-    python = os.environ.get("ALLOT_NNCF", sys.executable)
-    found = subprocess.run(
-        [python, "-c", "import importlib.util as u; exit(u.find_spec('nncf') is None)"]
-    )
-    if found.returncode:
+    """The interpreter that has NNCF: ALLOT_NNCF (it, or the folder of its environment), or this
+    one; raises MissingError for neither."""
+    given = Path(os.environ.get("ALLOT_NNCF", sys.executable))
+    python = given / "bin" / "python" if given.is_dir() else given
+    has = "import importlib.util as u; exit(u.find_spec('nncf') is None)"
+    if not python.is_file() or subprocess.run([str(python), "-c", has]).returncode:
         raise MissingError(
-            "NNCF is not installed: python -m venv PEER && PEER/bin/pip install -r "
-            "benchmarks/peers/speed_nncf.requirements.txt, then set ALLOT_NNCF=PEER/bin/python"
+            f"{python} has no NNCF: python -m venv PEER && PEER/bin/pip install -r "
+            "benchmarks/peers/speed_nncf.requirements.txt, then set ALLOT_NNCF=PEER"
         )
-    return python
+    return str(python)
 
 
 def plain(task: Task, path: Path) -> None:
@@ -53,13 +53,19 @@ def plain(task: Task, path: Path) -> None:
 
 
 def nncf(task: Task, folder: Path, *, transformer: bool) -> Path:
-    """An OpenVINO file of `nncf.quantize` with its defaults, made from the plain export."""
-    name = task.name
+    """An OpenVINO file of `nncf.quantize` with its defaults, made from the plain export.
+
+    Raises MissingError without NNCF, JobError where it fails on the network.
+    """
+    python, name = nncf_python(), task.name
     plain(task, folder / f"{name}.onnx")
     np.savez(folder / f"{name}.npz", **arrays(task.calibrate.inputs))
     facts = {"transformer": transformer, "samples": SAMPLES}
     (folder / f"{name}.json").write_text(json.dumps(facts))
-    subprocess.run([nncf_python(), str(SCRIPT), str(folder), name], check=True, capture_output=True)
+    ran = subprocess.run([python, str(SCRIPT), str(folder), name], capture_output=True, text=True)
+    if ran.returncode:
+        last = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise JobError(f"NNCF fails on {name}: {last}")
     return folder / f"{name}.nncf.xml"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from allot import bill, disk, entropy_coding, packed
+from allot import bill, disk, entropy_layers, packed
 from allot.artefact import WEIGHTS, read_weights, write_weights
 from allot.bank import Bank
 from allot.calibrate import calibrate, needed
@@ -114,14 +114,14 @@ def lossless(task: Task, *, seed: int) -> dict[str, Figure]:
 
 def decoded(deployed: nn.Module) -> float:
     """Million codes a second that are read back, one thread, three runs of which the best."""
-    coded = [entropy_coding.coded(e, d) for e, d in packed.stored(deployed).values()]
+    coded = [entropy_layers.coded(e, d) for e, d in packed.stored(deployed).values()]
     coded = [(e, d) for e, d in coded if "coder" in e]
     codes = sum(int(np.prod(e["shape"])) for e, _ in coded)
     times = []
     for _ in range(3):
         start = time.process_time()
         for e, d in coded:
-            entropy_coding.plain(e, d)
+            entropy_layers.plain(e, d)
         times.append(time.process_time() - start)
     return codes / 1e6 / max(min(times), 1e-9)
 

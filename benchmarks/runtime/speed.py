@@ -1,7 +1,7 @@
 """Speed: 8-bit integers with the rest in bfloat16, in OpenVINO, against float in ONNX Runtime.
 
-And against what NNCF and ONNX Runtime make of the same network. Uniform W8A8 of every layer, no
-search; one thread; all files of a network take turns in this process.
+And against what NNCF and ONNX Runtime make of the same network, or why they make nothing. Uniform
+W8A8 of every layer, no search; one thread; all files of a network take turns in this process.
 `python -m benchmarks.runtime.speed NETWORK ...` measures some networks.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from allot.clock import repeated
+from allot.errors import JobError, MissingError
 from allot.runtimes import OpenVinoBf16
 from allot.target import Session, Workload
 from allot.task import Task
@@ -38,7 +39,6 @@ OURS, FLOAT, NNCF, ORT = "ours", "float", "NNCF", "ONNX Runtime's quantizer"
 
 def run(quick: bool, seed: int) -> dict[str, Figure]:
     """All networks; a quick run takes two of them and fewer rounds."""
-    rivals.nncf_python()  # before anything long
     found: dict[str, Figure] = {}
     for name in QUICK if quick else NETWORKS:
         found |= measured(name, seed, rounds=FEW if quick else ROUNDS)
@@ -51,10 +51,9 @@ def measured(name: str, seed: int, *, rounds: int) -> dict[str, Figure]:
     files = uniform(network, TARGET)
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
-        xml = rivals.nncf(network, where, transformer=name in TRANSFORMERS)
-        other = rivals.onnxruntime(network, files.original, where)
+        others, left_out = _others(network, files, where)
         timed = {
-            n: _timed(network, files, xml, other, batch=n, rounds=rounds)
+            n: _timed(network, files, others, batch=n, rounds=rounds)
             for n in NETWORKS[name].batches
         }
     first = NETWORKS[name].batches[0]
@@ -66,23 +65,46 @@ def measured(name: str, seed: int, *, rounds: int) -> dict[str, Figure]:
         for what, bar in bars.items()
         if what in timed[first]
     }
-    if ORT not in timed[first]:
-        found[f"{name} at batch {first}: speed over {FLOAT}"]["left_out"] = rivals.unusable(other)
+    if left_out:
+        found[f"{name} at batch {first}: speed over {FLOAT}"]["left_out"] = "; ".join(left_out)
     return found
 
 
+# an OpenVINO file, or an ONNX file in bytes
+Other = Path | bytes
+
+
+def _others(network: Task, files: Files, folder: Path) -> tuple[dict[str, Other], list[str]]:
+    """Files of other quantizers, and why there is none of some."""
+    found: dict[str, Other] = {}
+    left_out = []
+    try:
+        found[NNCF] = rivals.nncf(network, folder, transformer=network.name in TRANSFORMERS)
+    except (MissingError, JobError) as e:
+        left_out.append(str(e))
+    other = rivals.onnxruntime(network, files.original, folder)
+    why = rivals.unusable(other)
+    if why:
+        left_out.append(why)
+    else:
+        found[ORT] = other
+    return found, left_out
+
+
 def _timed(
-    network: Task, files: Files, xml: Path, other: bytes, *, batch: int, rounds: int
+    network: Task, files: Files, others: Mapping[str, Other], *, batch: int, rounds: int
 ) -> dict[str, Timing]:
     """Seconds of every file at one batch size.  NNCF's with the rest in bfloat16 as ours."""
     inputs = repeated(network.calibrate.inputs, batch)
     sessions: dict[str, Session] = {
         OURS: TARGET.open(files.quantized, workload=Workload(batch=batch)),
         FLOAT: OnnxSession(files.original, inputs),
-        NNCF: OpenVinoSession(xml, inputs, floats="bf16"),
     }
-    if not rivals.unusable(other):
-        sessions[ORT] = OnnxSession(other, inputs)
+    for name, file in others.items():
+        if isinstance(file, bytes):
+            sessions[name] = OnnxSession(file, inputs)
+        else:
+            sessions[name] = OpenVinoSession(file, inputs, floats="bf16")
     return compare(sessions, inputs, rounds=rounds, settle=SETTLE)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from allot.deploy import deploy
-from allot.errors import InputError, ModelError, PlanError
+from allot.errors import ModelError, PlanError
 from allot.module_tree import built, told
 from allot.num.affine import covering, rounded
 from allot.num.formats import Grid, Int, UInt
@@ -27,10 +27,11 @@ from allot.options.quantizers import (
     StaticQuantizer,
     SteppedQuantizer,
     at_edge,
-    at_step,
 )
 from allot.options.standins import QuantizedInput, QuantizedOutput
-from allot.sweep import find, rewrapped, unwrapped
+from allot.sampling.moment import Level, Moment, Request
+from allot.sampling.moment import told as during
+from allot.sweep import rewrapped, unwrapped
 from allot.trace import trace
 from tests import toys
 
@@ -172,7 +173,10 @@ def test_channels_that_went_are_told_and_not_guessed() -> None:
 def quantizers() -> list[Quantizer]:
     x = drawn(TOKENS)
     table = SteppedQuantizer(
-        grid=GRIDS[0], scale=torch.tensor([0.1, 0.5]), zero=torch.tensor([3, 1])
+        grid=GRIDS[0],
+        scale=torch.tensor([0.1, 0.5]),
+        zero=torch.tensor([3, 1]),
+        times=torch.tensor([900.0, 100.0]),
     )
     return [static(GRIDS[2], x, -1), live(GRIDS[1], -1, 4, clip=0.9), table]
 
@@ -205,28 +209,31 @@ def test_a_wrapper_can_be_copied_told_and_built_again(which: int) -> None:
         assert type(twin) is type(edge) and torch.equal(twin(x), edge(x))
 
 
+def moment(step: int, time: float) -> Moment:
+    return Moment(step=step, level=Level(time=time, signal=0.6, noise=0.8), request=Request())
+
+
 def test_each_step_has_its_own_range_for_a_while() -> None:
     x = drawn(TOKENS)
     q = quantizers()[2]
     net = nn.Sequential(at_edge(nn.Identity(), "in", q), nn.Sequential(copy.deepcopy(q)))
-    first = net(x)
-    with at_step(net, 1):
-        want = torch.fake_quantize_per_tensor_affine(x, 0.5, 1, 0, 15)
-        assert torch.allclose(q(x), want)
-        with at_step(net, 0):
-            assert torch.equal(net(x), first)
-        assert find(net, "1.0").step == 1
-    assert torch.equal(net(x), first) and not torch.equal(first, want)
+    assert torch.equal(net(x), x)
+    for step, time, scale, zero in ((1, 100.0, 0.5, 1), (0, 900.0, 0.1, 3)):
+        want = torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 15)
+        with during(net, moment(step, time)):
+            assert torch.allclose(q(x), want) and torch.allclose(net(x), want)
+    assert torch.equal(net(x), x)
 
 
-def test_a_step_without_a_range_is_refused_and_leaves_no_trace() -> None:
+@pytest.mark.parametrize(("step", "time"), ((2, 50.0), (0, 100.0), (1, 99.0)))
+def test_a_step_without_a_range_is_refused_and_leaves_no_trace(step: int, time: float) -> None:
     net = at_edge(nn.Identity(), "in", quantizers()[2])
-    for step in (-1, 2):
-        with pytest.raises(InputError, match="steps 0 to 1"), at_step(net, step):
-            pass
-    with pytest.raises(ZeroDivisionError), at_step(net, 1):
+    refused = pytest.raises(PlanError, match="found for 2 steps, at times 900, 100")
+    with refused, during(net, moment(step, time)):
+        pass
+    with pytest.raises(ZeroDivisionError), during(net, moment(1, 100.0)):
         raise ZeroDivisionError
-    assert net.quantizer.step == 0
+    assert net.quantizer.step is None
 
 
 def test_what_has_no_deployed_form_is_told() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,14 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from allot.artefact import describe, write_artefact
+from allot.cli.entry import call
+from allot.deploy import deploy
+from allot.onnx_graph import load_proto, to_onnx
+from allot.plan import Plan
+from allot.runtimes import Ideal
 from allot.runtimes.tensorrt_form import Rule, tensorrt_form
-from tests.deployables import exported
+from tests.deployables import exported, graph, images, net
 
 
 def built(
@@ -139,3 +147,68 @@ def test_a_bias_in_codes_is_named_by_its_layer() -> None:
 def test_our_files_lack_signed_tensors_and_nothing_else() -> None:
     onnx, _ = exported()
     assert ["tensors are signed 8-bit codes with zero point 0"] == broken(tensorrt_form(onnx))
+
+
+def run(at: Path, *, quantized: bool) -> Path:
+    """The folder of a network, in codes or in float."""
+    deployed = deploy(net(), graph())
+    onnx, deployed = exported() if quantized else (to_onnx(deployed, images(2)), deployed)
+    summary = {**describe(onnx), "target_part": Ideal().dump(), "workload": {}}
+    documents = {
+        "plan.json": Plan(graph="g", weights="w", options={}).dump(),
+        "summary.json": summary,
+    }
+    write_artefact(at, onnx=onnx, deployed=deployed, graph=graph(), documents=documents)
+    return at
+
+
+def test_the_verb_writes_the_file_and_says_every_rule(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = run(tmp_path / "run", quantized=True), tmp_path / "net.onnx"
+    assert 1 == call(["export", str(folder), str(out), "--tensorrt"])
+    text, error = capsys.readouterr()
+    assert load_proto(out.read_bytes()) == load_proto(exported()[0])
+    # the terminal wraps sentences
+    shown = " ".join(text.split())
+    rules = tensorrt_form(exported()[0])
+    assert all(" ".join(r.says.split()[:4]) in shown for r in rules)
+    assert all(r.change in shown for r in rules if not r.holds)
+    assert f"1 of {len(rules)} rules" in error and "tensors are signed" in error
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+def test_as_data_the_rules_are_what_the_check_says(
+    quantized: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = run(tmp_path / "run", quantized=quantized), tmp_path / "net.onnx"
+    code = call(["export", str(folder), str(out), "--tensorrt", "--json"])
+    said = json.loads(capsys.readouterr().out)
+    rules = tensorrt_form(out.read_bytes())
+    assert [(r.says, r.holds, list(r.broken)) for r in rules] == [
+        (r["says"], r["holds"], r["broken"]) for r in said["rules"]
+    ]
+    assert code == (0 if all(r.holds for r in rules) else 1) == int(quantized)
+
+
+def test_without_the_flag_nothing_is_said_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = run(tmp_path / "run", quantized=True), tmp_path / "net.onnx"
+    assert 0 == call(["export", str(folder), str(out), "--json"])
+    assert {"file", "bytes"} == set(json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "says"),
+    [
+        ("net.onnx", ["--tensorrt", "--integer-only"], "one of the two"),
+        ("net.engine", ["--tensorrt"], "ends in .onnx"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_it_is(
+    name: str, flags: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = run(tmp_path / "run", quantized=True), tmp_path / name
+    assert 2 == call(["export", str(folder), str(out), *flags])
+    assert says in capsys.readouterr().err and not out.exists()

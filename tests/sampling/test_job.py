@@ -107,3 +107,12 @@ def test_sets_that_share_a_noise_are_refused() -> None:
     found = task()
     with pytest.raises(DataError, match="is in the"):
         check_disjoint({"search": found.search, "certify": found.search})
+
+
+def test_a_published_search_of_steps_and_bits_takes_the_same_job(tmp_path: Path) -> None:
+    from allot.recipes.timesteps import TMPQ_DM
+
+    outcome = run(tmp_path / "run", searcher=TMPQ_DM.searcher, budget="bitops=3%")
+    assert outcome.chosen is not None
+    labels = outcome.front.points[outcome.chosen].labels
+    assert not any("reuse" in v for v in labels.values())
