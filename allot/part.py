@@ -12,7 +12,7 @@ from allot.errors import PlanError
 # only these rooms may be named in a file: nothing else is ever imported on a file's word
 TRUSTED = (
     "allot.num.", "allot.options.", "allot.rewrites.", "allot.reconstruct.", "allot.recover",
-    "allot.runtimes.", "allot.recipes.", "allot.sampling.", "allot.sampling.",
+    "allot.runtimes.", "allot.recipes.", "allot.sampling.", "allot.samplers.",
 )  # fmt: skip
 
 

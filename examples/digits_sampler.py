@@ -20,7 +20,7 @@ from torch.nn import functional
 
 import allot
 from allot.families import diffusion
-from allot.sampling.task import Noises, task_of
+from allot.samplers.task import Noises, task_of
 
 BATCH, UPDATES, FEW = 64, 600, 20
 

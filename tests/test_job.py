@@ -101,7 +101,8 @@ def job() -> Job:
 
 
 def test_a_job_survives_its_folder(tmp_path: Path) -> None:
-    other = {k: OTHER[k] for k in ("rewrites", "originals", "strong", "calibration", "struck")}
+    names = ("rewrites", "originals", "strong", "calibration", "struck", "prepare")
+    other = {k: OTHER[k] for k in names}
     for given in (job(), replace(job(), **other)):  # type: ignore[arg-type]
         write_json(tmp_path / setup.JOB, given.dump())
         assert setup.read_job(tmp_path) == given
@@ -131,6 +132,7 @@ OTHER = {
     "strong": Recovery(samples=7),
     "calibration": Taken(by="cover", index=(4, 1)),
     "struck": (("conv1.weight", "W4", "slower"),),
+    "prepare": "synthesis.distilled",
 }
 
 

@@ -23,7 +23,7 @@ PUBLIC = """
 # what a helper that asserts is called
 HELPERS = ("assert_", "same_", "holds_", "check", "keeps_", "repeats_")
 NOUNS = set("errors files part processor site option space table plan front target task".split())
-ROOMS = {"num", "options", "solve", "harm", "runtimes", "report", "builtin", "recipes", "cli"}
+ROOMS = set("num options sampling solve harm families runtimes report builtin recipes cli".split())
 # libraries that only the one room that needs them imports, and not when it is imported
 OPTIONAL = ("onnx", "onnxruntime", "openvino", "onnxscript", "onnx_ir", "sklearn")
 
@@ -54,15 +54,17 @@ def room(name: str) -> str:
 ALLOWED = {
     "noun": {"noun", "num"},
     "num": {"num"},
-    "options": {"options", "noun", "num"},
+    "options": {"options", "sampling", "noun", "num"},
+    "sampling": {"sampling", "options", "noun", "num"},
     "solve": {"solve", "noun", "num"},
     "runtimes": {"runtimes", "noun", "num"},
     "report": {"report", "noun"},
-    "harm": {"harm", "verb", "noun", "num", "options", "solve"},
+    "harm": {"harm", "verb", "noun", "num", "options", "sampling", "solve"},
+    "families": {"families", "verb", "noun", "num", "options", "sampling"},
     "builtin": {"builtin", "noun"},
-    "verb": {"verb", "noun", "num", "options", "solve", "harm", "report", "builtin"},
-    "recipes": {"recipes", "verb", "noun", "num", "options", "solve", "harm"},
-    "cli": set("cli verb noun num options solve report runtimes builtin recipes".split()),
+    "verb": set("verb noun num options sampling solve harm report builtin".split()),
+    "recipes": set("recipes verb noun num options sampling solve harm".split()),
+    "cli": set("cli verb noun num options solve report families runtimes builtin recipes".split()),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from allot import task_file
 from allot.errors import InputError
 from allot.families import diffusion_task
-from allot.sampling.task import Noises
+from allot.samplers.task import Noises
 from allot.task import Task
 
 # settings of a sampler's directory, DIR@steps=20,guidance=2: what each is made of

@@ -42,7 +42,7 @@ class Exported:
 def exported(sampler: Sampler, graph: Graph, example: Mapping[str, Tensor]) -> tuple[Exported, ...]:
     """Every variant that the sampler's steps ask for, in order of their first step.
 
-    graph: of the sampler (`allot.sampling.graph.graph_of`).  example: its inputs, "noise" [n, ...]
+    graph: of the sampler (`allot.samplers.graph.graph_of`).  example: its inputs, "noise" [n, ...]
     and conditions, n >= 2.  Raises InputError for what no file holds, ModelError where torch
     cannot export the network.
     """

@@ -18,8 +18,8 @@ from allot.families.diffusion_files import open_sampler, write
 from allot.families.diffusion_spans import span_sets
 from allot.files import load_weights
 from allot.judging.judge import Judge
+from allot.samplers.task import NOISES, Noises, task_of
 from allot.sampling.sampler import Sampler
-from allot.sampling.task import NOISES, Noises, task_of
 from allot.site import Graph
 from allot.target import Target, Workload
 from allot.task import Task

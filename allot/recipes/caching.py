@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from allot.recipes.recipe import Paper
 from allot.recipes.sampled import SamplerRecipe
+from allot.samplers.layer_correction import layers_corrected
+from allot.samplers.policies import changed, every, gated, segmented
 from allot.sampling.affine import Affine, corrected
 from allot.sampling.curves import fitted_curve
 from allot.sampling.features import features
 from allot.sampling.gate_training import Training, at_share, trained
 from allot.sampling.gates import Gate
-from allot.sampling.layer_correction import layers_corrected
-from allot.sampling.policies import changed, every, gated, segmented
 from allot.sampling.segments import reuse_costs, segments
 from allot.sampling.spans import Hold
 from allot.sampling.thresholds import for_share

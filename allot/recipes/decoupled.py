@@ -11,7 +11,7 @@ from allot.errors import BudgetError
 from allot.harm.displacement import mildest
 from allot.judging.fidelity import ssim
 from allot.recipes.recipe import Paper, Recipe
-from allot.sampling.rolled import Rolled
+from allot.samplers.rolled import Rolled
 from allot.solve.milp import solve
 from allot.space import Point
 from allot.table import Array, Table, Term

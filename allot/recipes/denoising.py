@@ -23,15 +23,15 @@ from allot.reconstruct.losses import InnerOutput, OutputMSE
 from allot.reconstruct.setting import Reconstruction
 from allot.reconstruct.soft import SoftRounding
 from allot.rewrites.concat_split import SplitConcats, joins
+from allot.samplers.folded_time import CLASS
+from allot.samplers.planned import Planned
+from allot.samplers.quantizing import PLAIN, USUAL, Along, tabled, through, with_time
+from allot.samplers.ranges import step_tables
+from allot.samplers.time_block import time_quantized
+from allot.samplers.trajectory import along
 from allot.sampling.allocation import DenseAndVaried, Strided
 from allot.sampling.features import Seeds
-from allot.sampling.folded_time import CLASS
-from allot.sampling.planned import Planned
-from allot.sampling.quantizing import PLAIN, USUAL, Along, tabled, through, with_time
-from allot.sampling.ranges import step_tables
 from allot.sampling.sampler import Sampler
-from allot.sampling.time_block import time_quantized
-from allot.sampling.trajectory import along
 from allot.scheme import Scheme
 
 STEPS = 300

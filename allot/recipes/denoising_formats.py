@@ -22,15 +22,15 @@ from allot.recipes.recipe import Paper
 from allot.recipes.sampled import SamplerRecipe
 from allot.reconstruct.setting import Reconstruction
 from allot.reconstruct.soft import SoftRounding
+from allot.samplers.formats_sought import Given, best_formats
+from allot.samplers.groups_sought import Quality, groups_sought
+from allot.samplers.planned import Planned
+from allot.samplers.quantizing import PLAIN, USUAL, Along, plan_of, through
+from allot.samplers.smoothing import smoothed
+from allot.samplers.step_gains import gains_searched, scaled
+from allot.samplers.trajectory import along, visited
 from allot.sampling.features import Seeds
-from allot.sampling.formats_sought import Given, best_formats
-from allot.sampling.groups_sought import Quality, groups_sought
-from allot.sampling.planned import Planned
-from allot.sampling.quantizing import PLAIN, USUAL, Along, plan_of, through
 from allot.sampling.sampler import Sampler
-from allot.sampling.smoothing import smoothed
-from allot.sampling.step_gains import gains_searched, scaled
-from allot.sampling.trajectory import along, visited
 from allot.scheme import Quantized, Scheme, quantized
 from allot.trace import trace
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from allot.errors import InputError
 from allot.recipes.recipe import Paper
 from allot.recipes.sampled import SamplerRecipe
+from allot.samplers.planned import Planned, planned
 from allot.sampling.features import Seeds
-from allot.sampling.planned import Planned, planned
 from allot.sampling.sampler import Sampler, Step, Way
 from allot.sampling.spans import NOTHING, Span
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from allot.job import method
 from allot.recipes.recipe import Paper
-from allot.sampling.planned import Planned
+from allot.samplers.planned import Planned
 
 
 @dataclass(frozen=True, kw_only=True)

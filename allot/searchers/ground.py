@@ -10,7 +10,7 @@ import numpy as np
 
 from allot.displaced import Displaced
 from allot.errors import BudgetError
-from allot.sampling.step_bill import StepBill
+from allot.samplers.step_bill import StepBill
 from allot.searchers.stretch_arcs import StretchArcs
 from allot.solve.milp import solve
 from allot.solve.path import path
@@ -88,14 +88,20 @@ class Ground:
         counts = tuple(len(self.allowed[i]) for i in at)
         if math.prod(counts) == 1:
             return
+        harm = self._harms(z)
         limited = {str(k): x for k, x in enumerate(((self.bill, self.limit), *self.others))}
-        chosen = solve(
-            counts, harm=self._harms(z), floor=False, time_limit=5.0, nodes=20, gap=1e-2,
-            bills={k: self._of_weights(b, z) for k, (b, _) in limited.items()},
-            limits={k: v for k, (_, v) in limited.items()},
-        )  # fmt: skip
+        bills = {k: self._of_weights(b, z) for k, (b, _) in limited.items()}
+        # where a target computes all bits alike, weights change nothing of what steps cost
+        bills = {k: b for k, b in bills.items() if _matters(b)}
+        if bills:
+            point = solve(
+                counts, harm=harm, floor=False, time_limit=5.0, nodes=20, gap=1e-2, bills=bills,
+                limits={k: limited[k][1] for k in bills},
+            ).point  # fmt: skip
+        else:
+            point = tuple(int(np.argmin(t.values)) for t in harm.terms)
         for k, i in enumerate(at):
-            z[i] = self.allowed[i][chosen.point[k]]
+            z[i] = self.allowed[i][point[k]]
 
     def _harms(self, z: Sequence[int]) -> Table:
         """Harm of every allowed option of every weight, all else as it is."""
@@ -122,3 +128,8 @@ class Ground:
 
     def _at(self, z: Sequence[int], choices: Sequence[int]) -> list[int]:
         return [self.harm.alone[i, z[i]] for i in choices if (i, z[i]) in self.harm.alone]
+
+
+def _matters(bill: Table) -> bool:
+    """Whether a bill depends on any choice, beyond how its sums are rounded."""
+    return any(float(np.ptp(t.values)) > 1e-9 * float(np.abs(t.values).max()) for t in bill.terms)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from allot.displaced import Displaced
 from allot.errors import InputError
 from allot.options.steps import Drop, Reuse
-from allot.sampling.step_bill import StepBill, step_bill
+from allot.samplers.step_bill import StepBill, step_bill
 from allot.searchers.anneal import anneal
 from allot.searchers.corrected import Corrected, corrected
 from allot.searchers.ground import LEAST, Ground

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from allot.options.steps import Reuse
+from allot.samplers.policies import segmented
 from allot.sampling.features import Seeds
-from allot.sampling.policies import segmented
 from allot.sampling.sampler import Sampler, Step
 from allot.sampling.spans import Hold, Span
 from allot.space import Point

@@ -11,11 +11,11 @@ from allot.bank import Bank
 from allot.calibrate import calibrate, needed
 from allot.families.diffusion import load, span_sets
 from allot.runtimes.ideal import Ideal
-from allot.sampling import bill, space
-from allot.sampling.graph import graph_of
+from allot.samplers import bill, space
+from allot.samplers.graph import graph_of
+from allot.samplers.task import Noises, task_of
 from allot.sampling.sampler import Sampler
 from allot.sampling.spans import HOLD, Span, Taylor
-from allot.sampling.task import Noises, task_of
 from allot.site import Graph
 from allot.space import Space
 from allot.task import Task

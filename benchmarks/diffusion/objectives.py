@@ -19,9 +19,9 @@ from allot.judging.judge import Judge, read
 from allot.judging.noises import drawn
 from allot.judging.objective import WEIGHT, FrechetToOriginal
 from allot.judging.trained import trained
+from allot.samplers.task import Noises
 from allot.sampling.sampler import Dropped, Sampler, Step, Way
 from allot.sampling.spans import HOLD, Predictor, Span, Taylor
-from allot.sampling.task import Noises
 from allot.task import Data
 from benchmarks.diffusion.judge import judge, real
 from benchmarks.diffusion.networks import CLASSES, NETWORKS, SHAPE, STEPS, network

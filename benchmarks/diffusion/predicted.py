@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from allot.harm.rollouts import eyes
-from allot.sampling.rolled import Rolled
+from allot.samplers.rolled import Rolled
 from allot.searchers.over_time import SETS, allowed
 from allot.space import Point
 from benchmarks.diffusion.networks import NETWORKS

@@ -24,10 +24,10 @@ from allot.option import Option
 from allot.options.precision import Weight
 from allot.reconstruct.setting import Reconstruction
 from allot.reconstruct.soft import FreeRounding
-from allot.sampling import space
+from allot.samplers import space
+from allot.samplers.planned import Planned
+from allot.samplers.quantizing import PLAIN, Along, network_quantized, tabled, through
 from allot.sampling.features import Seeds
-from allot.sampling.planned import Planned
-from allot.sampling.quantizing import PLAIN, Along, network_quantized, tabled, through
 from allot.sampling.sampler import Sampler
 from allot.scheme import Scheme
 from benchmarks.diffusion.networks import BATCH, CLASSES, NETWORKS, SHAPE, STEPS

@@ -19,9 +19,9 @@ from allot.harm.displacement import displacement, mildest, table
 from allot.harm.rollouts import eyes
 from allot.memo import Memo
 from allot.plan import weights_digest
-from allot.sampling import bill
-from allot.sampling.rolled import Rolled
-from allot.sampling.task import Noises
+from allot.samplers import bill
+from allot.samplers.rolled import Rolled
+from allot.samplers.task import Noises
 from allot.scene import Scene
 from allot.searchers.over_time import PACE, Pace, over_time
 from allot.space import Point

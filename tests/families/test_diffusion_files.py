@@ -45,7 +45,7 @@ from allot.options.precision import Weight
 from allot.options.quantizers import at_edge
 from allot.options.standins import OnGrid, QuantizedInput
 from allot.runtimes import OnnxRuntime, OpenVino
-from allot.sampling.graph import graph_of
+from allot.samplers.graph import graph_of
 from allot.sampling.grid import Grid
 from allot.sampling.sampler import Dropped, Guidance, Sampler, Step, Way
 from allot.sampling.spans import HOLD, NOTHING, Taylor

@@ -16,9 +16,9 @@ from allot.harm.rollouts import eyes, rollouts
 from allot.memo import Memo
 from allot.options.steps import Drop, Reuse
 from allot.runtimes.ideal import Ideal
-from allot.sampling import space as spaces
-from allot.sampling.rolled import Rolled
-from allot.sampling.task import Noises, task_of
+from allot.samplers import space as spaces
+from allot.samplers.rolled import Rolled
+from allot.samplers.task import Noises, task_of
 from allot.scene import Scene
 from allot.space import Point, Space
 from allot.task import Task

@@ -15,7 +15,7 @@ from allot.option import Option, Stats
 from allot.options.by_step import ByStep
 from allot.options.steps import Compute, Drop, Reuse, StepOption
 from allot.options.tensors import ActivationFormat
-from allot.sampling.graph import graph_of
+from allot.samplers.graph import graph_of
 from allot.sampling.moment import Moment, Request, told
 from allot.sampling.sampler import Dropped, Step
 from allot.sampling.spans import HOLD, Taylor

@@ -32,14 +32,14 @@ from allot.recipes.floats import splits
 from allot.recipes.sampled import SamplerRecipe
 from allot.reconstruct.setting import Reconstruction
 from allot.reconstruct.soft import SoftRounding
+from allot.samplers.formats_sought import best_formats
+from allot.samplers.groups_sought import Evolution, groups_sought
+from allot.samplers.planned import Planned
+from allot.samplers.quantizing import PLAIN, Along, through
+from allot.samplers.step_gains import gains_searched, ramp, scaled
+from allot.samplers.trajectory import along
 from allot.sampling.features import Seeds
-from allot.sampling.formats_sought import best_formats
-from allot.sampling.groups_sought import Evolution, groups_sought
-from allot.sampling.planned import Planned
-from allot.sampling.quantizing import PLAIN, Along, through
 from allot.sampling.sampler import Sampler, Step, Way
-from allot.sampling.step_gains import gains_searched, ramp, scaled
-from allot.sampling.trajectory import along
 from allot.scheme import Scheme
 from allot.sweep import observed
 from allot.trace import trace

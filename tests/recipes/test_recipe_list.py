@@ -18,7 +18,7 @@ from allot.cli import words
 from allot.cli.entry import call
 from allot.errors import InputError, MissingError
 from allot.job import part_name
-from allot.recipes import ALL, Recipe, by_name
+from allot.recipes import ALL, SAMPLERS, SEARCHES, Recipe, by_name
 from docs.recipes import PAGE, page
 
 each = pytest.mark.parametrize("recipe", ALL, ids=lambda r: r.name)
@@ -115,10 +115,20 @@ def test_the_page_of_recipes_is_the_one_that_they_make() -> None:
 def test_the_command_shows_every_recipe_with_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["recipes", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)["recipes"]
-    assert [d["name"] for d in data] == [r.name for r in ALL]
-    for d, r in zip(data, ALL, strict=True):
+    assert [d["name"] for d in data] == [r.name for r in (*ALL, *SEARCHES)]
+    for d, r in zip(data, (*ALL, *SEARCHES), strict=True):
         assert tuple(d["made_of"]) == r.made_of and d["paper"]["title"] == r.paper.title
     assert call(["recipes"]) == 0
     shown = "".join(capsys.readouterr().out.split())
-    for r in ALL:
+    for r in (*ALL, *SEARCHES, *SAMPLERS):
         assert r.name in shown and r.row in shown
+
+
+def test_recipes_of_samplers_have_names_of_their_own_and_say_where_they_run() -> None:
+    names = [r.name for r in (*ALL, *SEARCHES, *SAMPLERS)]
+    assert len(set(names)) == len(names)
+    assert by_name("tmpq-dm") in SEARCHES
+    for r in SAMPLERS:
+        assert r.made_of and r.oracle and r.paper.title in page()
+        with pytest.raises(InputError, match="plans a sampler by itself"):
+            by_name(r.name)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from allot.errors import BudgetError, InputError
-from allot.sampling.step_bill import StepBill, step_bill
+from allot.samplers.step_bill import StepBill, step_bill
 from allot.searchers.anneal import anneal
 from allot.searchers.corrected import corrected, kinds
 from allot.searchers.ground import Ground

@@ -11,10 +11,10 @@ from allot.displaced import Displaced
 from allot.harm.displacement import displacement, mildest
 from allot.memo import Memo
 from allot.runtimes.ideal import Ideal
-from allot.sampling import bill
-from allot.sampling import space as spaces
-from allot.sampling.rolled import Rolled
-from allot.sampling.task import Noises, task_of
+from allot.samplers import bill
+from allot.samplers import space as spaces
+from allot.samplers.rolled import Rolled
+from allot.samplers.task import Noises, task_of
 from allot.scene import Scene
 from allot.space import Space
 from allot.task import Task

@@ -19,10 +19,10 @@ from allot.options.formatted import Formatted
 from allot.options.precision import Weight
 from allot.options.sharing import PerGroup
 from allot.options.tensors import ActivationFormat
+from allot.samplers.folded_time import around
+from allot.samplers.planned import Planned
+from allot.samplers.quantizing import plan_of
 from allot.sampling.features import Seeds
-from allot.sampling.folded_time import around
-from allot.sampling.planned import Planned
-from allot.sampling.quantizing import plan_of
 from allot.sampling.sampler import Sampler
 from allot.scheme import Quantized
 from allot.site import Graph, Site

@@ -21,8 +21,8 @@ from allot.reconstruct.losses import FinalKL
 from allot.reconstruct.setting import Reconstruction
 from allot.reconstruct.units import Named
 from allot.recover import Recovery
+from allot.samplers.folded_time import CLASS, time_only_values
 from allot.sampling.features import Seeds
-from allot.sampling.folded_time import CLASS, time_only_values
 from allot.sampling.nested import tensors
 from allot.sampling.sampler import Sampler
 from allot.scheme import Quantized, Rule, Scheme, quantized

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import allot
-from allot import certify
+from allot import certify, flow
 from allot.errors import BudgetError, DataError, InputError, NotCertified
 from allot.files import read_json
 from allot.front import load as load_front
 from allot.plan import load as load_plan
 from allot.runtimes.ideal import Ideal
-from allot.sampling.task import Noises, task_of
+from allot.samplers.task import Noises, task_of
 from allot.task import Task
 from tests import tiny_sampler as tiny
 
@@ -30,7 +30,7 @@ def task(steps: int = 4, *, seed: int = 0, certify: int = 200) -> Task:
 
 def run(out: Path, *, budget: str = "bitops=4%", **more: object) -> allot.Outcome:
     settings = {"max_drop": 60.0, "evaluations": 60.0, "out": out, "target": Ideal()} | more
-    return allot.compress(task(), budgets=[budget], axes={}, **settings)  # type: ignore[arg-type]
+    return flow.compress(task(), budgets=[budget], axes={}, **settings)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ from allot.options.precision import Activation, Weight
 from allot.options.sharing import PerToken
 from allot.options.tensors import ActivationFormat
 from allot.part import load
+from allot.samplers.smoothing import Factors, SmoothedTensor, SmoothedWeight, smoothed
+from allot.samplers.trajectory import Visited, visited
 from allot.sampling.by_range import ByRange
 from allot.sampling.sampler import Sampler
-from allot.sampling.smoothing import Factors, SmoothedTensor, SmoothedWeight, smoothed
-from allot.sampling.trajectory import Visited, visited
 from allot.site import Graph, Site
 from allot.space import Choice, Space
 from allot.sweep import find, unwrapped

@@ -13,8 +13,8 @@ from allot.front import Measured
 from allot.job import Job
 from allot.memo import Memo
 from allot.plan import Plan
-from allot.sampling.rolled import Rolled
-from allot.sampling.task import Sampled
+from allot.samplers.rolled import Rolled
+from allot.samplers.task import Sampled
 from allot.space import Space
 from allot.stages import Stages
 from allot.table import Table

@@ -13,15 +13,15 @@ from allot.option import Option
 from allot.options.standins import OnGrid
 from allot.reconstruct.setting import Reconstruction
 from allot.recover import Recovery
+from allot.samplers.folded_time import CLASS, around
+from allot.samplers.graph import PREFIX
+from allot.samplers.planned import Planned
+from allot.samplers.ranges import WHOLE, step_tables
+from allot.samplers.time_block import Inside, time_quantized
+from allot.samplers.trajectory import ALL_STEPS, along, visited
 from allot.sampling.allocation import Allocation
 from allot.sampling.features import Seeds
-from allot.sampling.folded_time import CLASS, around
-from allot.sampling.graph import PREFIX
-from allot.sampling.planned import Planned
-from allot.sampling.ranges import WHOLE, step_tables
 from allot.sampling.sampler import Sampler
-from allot.sampling.time_block import Inside, time_quantized
-from allot.sampling.trajectory import ALL_STEPS, along, visited
 from allot.scheme import Quantized, Rule, Scheme, quantized
 from allot.sweep import unwrapped
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from allot.errors import InputError
+from allot.samplers.layer_correction import layers_corrected
+from allot.samplers.planned import Planned, planned, with_layers
 from allot.sampling.affine import corrected
 from allot.sampling.channel_fits import AFFINE, MATCHED, SCALE
 from allot.sampling.curves import fitted_curve
 from allot.sampling.features import Features, Seeds, features
 from allot.sampling.gate_training import Training, at_share, trained, values
 from allot.sampling.gates import Gate
-from allot.sampling.layer_correction import layers_corrected
-from allot.sampling.planned import Planned, planned, with_layers
 from allot.sampling.probes import IN, Probe
 from allot.sampling.sampler import Sampler, Step, Way
 from allot.sampling.segments import reuse_costs, segments

@@ -14,11 +14,8 @@ import pytest
 import torch
 
 from allot.errors import InputError
-from allot.sampling.affine import Affine
-from allot.sampling.features import features
-from allot.sampling.gate_training import Training
-from allot.sampling.planned import Planned
-from allot.sampling.policies import (
+from allot.samplers.planned import Planned
+from allot.samplers.policies import (
     best_corrected,
     bounds,
     changed,
@@ -27,6 +24,9 @@ from allot.sampling.policies import (
     sampled,
     segmented,
 )
+from allot.sampling.affine import Affine
+from allot.sampling.features import features
+from allot.sampling.gate_training import Training
 from allot.sampling.probes import ADDED, Probe
 from allot.sampling.sampler import Sampler, Step
 from allot.sampling.segments import reuse_costs

@@ -23,8 +23,8 @@ from allot.measure import paired_interval
 from allot.options.steps import StepOption
 from allot.report import page
 from allot.report.data import SAMPLES, read
-from allot.sampling.export import Ran
-from allot.sampling.run import SamplerRun
+from allot.samplers.export import Ran
+from allot.samplers.run import SamplerRun
 from allot.space import Point
 from allot.versions import versions
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from allot.errors import InputError
 from allot.judging.fidelity import squared_error
+from allot.samplers.planned import Planned, planned
 from allot.sampling.features import Seeds
-from allot.sampling.planned import Planned, planned
 from allot.sampling.sampler import Sampler, Step
 
 # (original samples, samples) -> a number per sample [n] that is to be small

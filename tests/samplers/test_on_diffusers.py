@@ -17,11 +17,11 @@ from allot.families.diffusion_denoiser import denoiser_of, example_of
 from allot.rewrites.concat_split import SplitConcats, joins
 from allot.rewrites.outlier_tokens import FirstApart, OutlierTokens
 from allot.rewrites.rewrite import rewritten
+from allot.samplers.folded_time import around, folded
+from allot.samplers.graph import graph_of
+from allot.samplers.trajectory import along
 from allot.sampling.features import Seeds
-from allot.sampling.folded_time import around, folded
-from allot.sampling.graph import graph_of
 from allot.sampling.sampler import Sampler
-from allot.sampling.trajectory import along
 from tests.families import networks
 from tests.sampling import nets
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from allot.sampling.graph import PREFIX
+from allot.samplers.graph import PREFIX
 from allot.sampling.sampler import Sampler
 
 

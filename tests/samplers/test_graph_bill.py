@@ -12,9 +12,9 @@ from allot.options.by_step import ByStep
 from allot.options.precision import Weight
 from allot.options.steps import Compute, Drop, Reuse, StepOption
 from allot.runtimes.ideal import Ideal
-from allot.sampling import bill
-from allot.sampling import space as spaces
-from allot.sampling.graph import graph_of
+from allot.samplers import bill
+from allot.samplers import space as spaces
+from allot.samplers.graph import graph_of
 from allot.site import Graph
 from allot.space import Point, Space
 from tests import tiny_sampler as tiny

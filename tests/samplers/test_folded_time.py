@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from allot.errors import InputError, ModelError, PlanError
+from allot.samplers.folded_time import folded, time_only_values
+from allot.samplers.graph import graph_of
 from allot.sampling.features import Seeds
-from allot.sampling.folded_time import folded, time_only_values
-from allot.sampling.graph import graph_of
 from allot.sampling.sampler import Dropped, Sampler, Step, Way
 from allot.sampling.spans import HOLD
 from allot.sampling.step_table import StepTable, Unread

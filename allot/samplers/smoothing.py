@@ -25,8 +25,8 @@ from allot.options.quantizers import at_edge
 from allot.options.ranges_seen import ChannelValues
 from allot.options.tensors import ActivationFormat
 from allot.part import Part
+from allot.samplers.trajectory import Visited
 from allot.sampling.by_range import ByRange, QuantizerByRange, Scaled
-from allot.sampling.trajectory import Visited
 from allot.site import Graph, Site, Touch
 from allot.task import Data, Task
 

@@ -6,7 +6,7 @@ import torch
 
 from allot.judging.feature_error import bounded_errors
 from allot.judging.judge import read
-from allot.sampling.own_judge import own_judge
+from allot.samplers.own_judge import own_judge
 from tests import tiny_sampler as tiny
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from allot.errors import DataError, InputError
 from allot.judging.fidelity import squared_error
+from allot.samplers.trajectory import along, visited
 from allot.sampling.allocation import DenseAndVaried, Strided
 from allot.sampling.sampler import Dropped, Sampler, Way
-from allot.sampling.trajectory import along, visited
 from allot.task import call
 from tests.sampling import nets
 

@@ -22,11 +22,11 @@ from allot.front import Front
 from allot.harm.displacement import displacement
 from allot.outcome import Outcome
 from allot.plan import weights_digest
-from allot.sampling import bill, documents, export, proof, space
-from allot.sampling.rolled import Rolled
-from allot.sampling.run import SamplerRun
+from allot.samplers import bill, documents, export, proof, space
+from allot.samplers.rolled import Rolled
+from allot.samplers.run import SamplerRun
+from allot.samplers.task import Sampled
 from allot.sampling.sampler import Sampler
-from allot.sampling.task import Sampled
 from allot.scene import Scene
 from allot.searchers.over_time import over_time
 from allot.space import Space

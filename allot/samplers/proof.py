@@ -13,7 +13,7 @@ from allot.finalists import fits
 from allot.front import Front, Measured
 from allot.judging.certified import certified
 from allot.ledger import Use, sample_digests
-from allot.sampling.run import SamplerRun
+from allot.samplers.run import SamplerRun
 
 
 def statements(run: SamplerRun, front: Front, progress: Callable[[float], None]) -> list[Statement]:
@@ -31,7 +31,7 @@ def statements(run: SamplerRun, front: Front, progress: Callable[[float], None])
             progress(i / len(front.points))
             yield certified(
                 run.family.judge, original, run.samples(m), max_error=run.job.max_drop,
-                data=f"{len(original)} noises",
+                data=f"{run.task.name}, started from noise",
             )  # fmt: skip
 
     return list(fixed_sequence(evidence()))

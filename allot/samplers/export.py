@@ -13,7 +13,7 @@ from allot.errors import ParityError
 from allot.front import Front, Measured
 from allot.judging.certified import certified
 from allot.judging.fidelity import psnr, squared_error
-from allot.sampling.run import SamplerRun
+from allot.samplers.run import SamplerRun
 from allot.sampling.sampler import Sampler
 
 FOLDER = "sampler"

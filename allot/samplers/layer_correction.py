@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from allot.errors import PlanError
 from allot.options.standins import inner_attribute
+from allot.samplers.graph import PREFIX
 from allot.sampling.channel_fits import AFFINE, Sums, fitted, sums
 from allot.sampling.features import Seeds, features
-from allot.sampling.graph import PREFIX
 from allot.sampling.moment import Moment, Request, told
 from allot.sampling.sampler import Sampler, State, Step
 

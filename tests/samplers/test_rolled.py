@@ -10,11 +10,11 @@ import torch
 from allot.memo import Memo
 from allot.options.steps import Drop
 from allot.runtimes.ideal import Ideal
-from allot.sampling import space as spaces
-from allot.sampling.rolled import Rolled
+from allot.samplers import space as spaces
+from allot.samplers.rolled import Rolled
+from allot.samplers.task import Noises, task_of
 from allot.sampling.sampler import Sampler, Step, Way
 from allot.sampling.spans import HOLD
-from allot.sampling.task import Noises, task_of
 from allot.space import Point, Space
 from allot.task import Task
 from tests import tiny_sampler as tiny

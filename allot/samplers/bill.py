@@ -17,7 +17,7 @@ from allot.option import Option
 from allot.options.by_step import ByStep
 from allot.options.precision import Weight
 from allot.options.steps import Compute, StepOption
-from allot.sampling.graph import PREFIX
+from allot.samplers.graph import PREFIX
 from allot.site import Graph
 from allot.solve.milp import smallest
 from allot.space import Point, Space

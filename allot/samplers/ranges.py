@@ -13,8 +13,8 @@ from allot.num.affine import Range
 from allot.num.formats import Grid
 from allot.options.stepped import Stepped, stepped
 from allot.options.tensors import ActivationFormat, seen_whole
+from allot.samplers.trajectory import Visited
 from allot.sampling.grid import Grid as Levels
-from allot.sampling.trajectory import Visited
 from allot.site import Graph
 from allot.task import Data, Task
 

@@ -15,8 +15,8 @@ from allot.judging.feature_error import bounded_errors, fitted
 from allot.judging.judge import Judge
 from allot.judging.noises import check_disjoint, drawn
 from allot.judging.objective import FrechetToOriginal
-from allot.sampling.graph import graph_of
-from allot.sampling.own_judge import own_judge
+from allot.samplers.graph import graph_of
+from allot.samplers.own_judge import own_judge
 from allot.sampling.sampler import Sampler
 from allot.sampling.spans import Span
 from allot.site import Graph
@@ -80,7 +80,7 @@ class Sampled:
 
     def compress(self, task: Task, **settings: Any) -> Any:
         """The whole job of a sampler; settings as those of `allot.compress`."""
-        from allot.sampling.job import compress
+        from allot.samplers.job import compress
 
         return compress(task, **settings)
 
@@ -111,7 +111,7 @@ def task_of(
     """A task whose model is a sampler: same noise, same conditions, how far apart are the samples.
 
     shape: of one noise.  conditions: rows that samples are drawn under, used equally often.  judge:
-    None for the sampler's own network (see `allot.sampling.own_judge`).  sets: name -> spans that
+    None for the sampler's own network (see `allot.samplers.own_judge`).  sets: name -> spans that
     steps may leave out together; None for each of the sampler's alone.  The divergence is the
     Frechet distance to the original's samples and a share of the squared feature error; the
     metric is the likeness of each sample.  Raises InputError for a set without noises.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from allot.errors import PlanError
+from allot.samplers.layer_correction import CorrectedLayer, _outputs, layers_corrected
 from allot.sampling.features import features
-from allot.sampling.layer_correction import CorrectedLayer, _outputs, layers_corrected
 from allot.sampling.moment import Moment, Request
 from allot.sampling.sampler import Sampler, Way
 from allot.sampling.spans import HOLD

@@ -15,9 +15,9 @@ from allot.num.activation_ranges import MinMax, Shrink
 from allot.num.formats import UInt
 from allot.options.quantizers import SteppedQuantizer
 from allot.options.stepped import Stepped
-from allot.sampling.ranges import step_tables
+from allot.samplers.ranges import step_tables
+from allot.samplers.trajectory import Visited, visited
 from allot.sampling.sampler import Sampler, Step, Way
-from allot.sampling.trajectory import Visited, visited
 from allot.site import Graph
 from allot.sweep import observed
 from allot.task import call

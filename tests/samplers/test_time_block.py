@@ -15,9 +15,9 @@ from allot.errors import InputError
 from allot.num.rounding import Nearest
 from allot.options.precision import Weight
 from allot.reconstruct.setting import Reconstruction
+from allot.samplers.time_block import Embeddings, Inside, time_quantized, time_task
 from allot.sampling.features import Seeds
 from allot.sampling.sampler import Sampler
-from allot.sampling.time_block import Embeddings, Inside, time_quantized, time_task
 from allot.scheme import Quantized
 from tests.sampling import nets
 
