@@ -79,5 +79,5 @@ def show(results: Path, page: Path, mark: str) -> None:
 
 
 if __name__ == "__main__":
-    for name in ("main", "search", "quantize", "runtime"):
+    for name in ("main", "search", "quantize", "runtime", "diffusion"):
         show(ROOT / f"benchmarks/results/{name}.json", ROOT / "benchmarks/RESULTS.md", name)

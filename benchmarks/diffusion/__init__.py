@@ -13,9 +13,9 @@ from benchmarks.main import origin as origin
 def run(quick: bool, seed: int) -> dict[str, Figure]:
     """All figures; a quick run takes fewer networks, plans, noises and steps."""
     # the parts are scripts of this package too, and may not be imported with it
-    from benchmarks.diffusion import budgets, predicted, quantized, wall_time
+    from benchmarks.diffusion import budgets, kept, predicted, quantized, wall_time
 
     found: dict[str, Figure] = {}
-    for part in (predicted, budgets, quantized, wall_time):
+    for part in (predicted, budgets, quantized, kept, wall_time):
         found |= part.run(quick, seed)
     return found

@@ -112,7 +112,7 @@ def test_sets_that_share_a_noise_are_refused() -> None:
 def test_a_published_search_of_steps_and_bits_takes_the_same_job(tmp_path: Path) -> None:
     from allot.recipes.timesteps import TMPQ_DM
 
-    outcome = run(tmp_path / "run", searcher=TMPQ_DM.searcher, budget="bitops=3%")
+    outcome = run(tmp_path / "run", searcher=TMPQ_DM.searcher, budget="bitops=5%")
     assert outcome.chosen is not None
     labels = outcome.front.points[outcome.chosen].labels
     assert not any("reuse" in v for v in labels.values())
