@@ -50,7 +50,7 @@ class Held(Sequence[T], Generic[T]):
 
     def append(self, value: T) -> None:
         """One more value, written at once."""
-        self._values.append(_changed(value, Tensor, self._write))
+        self._values.append(changed(value, Tensor, self._write))
 
     def __len__(self) -> int:
         return len(self._values)
@@ -62,7 +62,7 @@ class Held(Sequence[T], Generic[T]):
     def __getitem__(self, index: int | slice) -> T | Sequence[T]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        found: T = _changed(self._values[index], _Place, self._read)
+        found: T = changed(self._values[index], _Place, self._read)
         return found
 
     def _write(self, x: Tensor) -> _Place:
@@ -113,15 +113,15 @@ class Batches(Sequence[Inputs]):
         return take(self._inputs, self._indices[index])
 
 
-def _changed(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+def changed(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     """A nested value with everything of a kind in it changed."""
     if isinstance(value, kind):
         return change(value)
     if type(value) in (tuple, list):
-        return type(value)(_changed(v, kind, change) for v in value)
+        return type(value)(changed(v, kind, change) for v in value)
     if type(value) is dict:
-        return {k: _changed(v, kind, change) for k, v in value.items()}
+        return {k: changed(v, kind, change) for k, v in value.items()}
     if is_dataclass(value) and not isinstance(value, type | _Place):
         found = {f.name: getattr(value, f.name) for f in fields(value)}
-        return replace(value, **{k: _changed(v, kind, change) for k, v in found.items()})
+        return replace(value, **{k: changed(v, kind, change) for k, v in found.items()})
     return value

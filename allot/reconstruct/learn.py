@@ -9,6 +9,7 @@ from math import cos, pi
 import torch
 from torch import Tensor, nn
 
+from allot.reconstruct.held import changed
 from allot.reconstruct.losses import Given
 from allot.reconstruct.opened import hardened, variables
 from allot.reconstruct.soft import Soft
@@ -78,7 +79,17 @@ def _running(
 
 
 def _entering(work: Work, i: int, generator: torch.Generator | None) -> Call:
-    """A call of the planned network, perhaps with some of the original's inputs."""
+    """A call of the planned network, perhaps with some of the original's inputs.
+
+    Tensors are laid out in the usual order: torch's gradient of a group norm crashes where what
+    enters has its channels last and what comes back has not (seen in 2.13).
+    """
+    found = _mixed(work, i, generator)
+    laid: Call = changed(found, Tensor, Tensor.contiguous)
+    return laid
+
+
+def _mixed(work: Work, i: int, generator: torch.Generator | None) -> Call:
     call, share = work.calls[i], work.source.setting.float_inputs
     if generator is None or not work.floats:
         return call
