@@ -64,6 +64,7 @@ def test_the_first_half_is_kept_of_learned_variances() -> None:
 
 @pytest.mark.parametrize("guided", [True, False])
 def test_flux_is_told_what_its_pipeline_tells_it(guided: bool) -> None:
+    pytest.importorskip("transformers", reason="Flux's pipeline imports its text encoders")
     model = networks.made(lambda: networks.flux(guided=guided))
     denoiser = denoiser_of(model, guidance=3.5)
     example = example_of(denoiser)
